@@ -1,0 +1,205 @@
+"""Tokenise rows, mark the tokens that count, and pool hidden states in hooks while the model runs.
+
+Nothing of size tokens x blocks x hidden is ever kept: each hook reduces its block's output to one vector per row, and
+the forward pass ends after the last block that is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from ..corpus import row_text
+from ..errors import SkillbasisError
+from ..lm import LanguageModel, block_output
+
+if TYPE_CHECKING:
+    import torch
+
+Pooling = Literal["mean", "last", "max"]
+Span = Literal["all", "prompt", "response"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
+SPANS: tuple[str, ...] = get_args(Span)
+
+
+@dataclass(frozen=True)
+class TokenizedRow:
+    """One row as the model reads it."""
+
+    id: str
+    input_ids: np.ndarray
+    """(n_tokens,) int64, cut at the maximal length."""
+    pooled: np.ndarray
+    """(n_tokens,) bool: the tokens that enter the pooled vector; never BOS."""
+    truncated: bool
+    """Whether tokens were cut off."""
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.input_ids)
+
+
+def tokenize_rows(rows: Sequence[dict[str, Any]], lm: LanguageModel, span: Span, max_length: int) -> list[TokenizedRow]:
+    """Tokenises rows of a corpus (`id`, `prompt`, `response`) and marks the tokens of the span.
+
+    A token belongs to the response if its first character does; so no token is counted in both spans.
+    """
+    texts = [row_text(row["prompt"], row["response"], lm.tokenizer) for row in rows]
+    if not texts:
+        return []
+    encoded = lm.tokenizer(
+        [text.text for text in texts],
+        add_special_tokens=texts[0].add_special_tokens,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    tokenized = []
+    for row, text, ids, offsets in zip(rows, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        input_ids = np.asarray(ids[:max_length], dtype=np.int64)
+        starts = np.asarray(offsets[:max_length], dtype=np.int64).reshape(-1, 2)[:, 0]
+        pooled = np.ones(len(input_ids), dtype=bool)
+        if span == "response":
+            pooled = starts >= text.response_start
+        elif span == "prompt":
+            pooled = starts < text.response_start
+        if len(input_ids) and input_ids[0] == lm.tokenizer.bos_token_id:
+            pooled[0] = False
+        tokenized.append(TokenizedRow(row["id"], input_ids, pooled, len(ids) > max_length))
+    return tokenized
+
+
+def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Groups rows of similar length so that rows x longest stays within a token budget; at least one row each.
+
+    Yields: lists of indices into `lengths`, longest rows first, so that memory peaks at once and not after hours.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(1, lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def pad_batch(rows: Sequence[TokenizedRow], pad_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pads rows on the right. Returns: input_ids, attention mask and pooled-token mask, each (n_rows, longest)."""
+    longest = max(row.n_tokens for row in rows)
+    input_ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    attention = np.zeros((len(rows), longest), dtype=np.int64)
+    pooled = np.zeros((len(rows), longest), dtype=bool)
+    for i, row in enumerate(rows):
+        input_ids[i, : row.n_tokens] = row.input_ids
+        attention[i, : row.n_tokens] = 1
+        pooled[i, : row.n_tokens] = row.pooled
+    return input_ids, attention, pooled
+
+
+class _EnoughBlocks(Exception):
+    """Ends a forward pass once the last block that is read has run."""
+
+
+class PooledReader:
+    """Runs a model over padded batches and returns the pooled output of chosen blocks.
+
+    Use as a context manager: the hooks live as long as the block.
+    """
+
+    def __init__(self, lm: LanguageModel, block_ids: Sequence[int], pooling: Pooling) -> None:
+        self.lm = lm
+        self.block_ids = list(block_ids)
+        self.pooling = pooling
+        self._mask: Any = None  # (rows, tokens) bool, the tokens that count in the batch under way
+        self._pooled: dict[int, torch.Tensor] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> PooledReader:
+        for i in self.block_ids:
+            self._handles.append(self.lm.blocks[i].register_forward_hook(self._hook(i)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _hook(self, block: int) -> Any:
+        def pool(_module: Any, _args: Any, output: Any) -> None:
+            self._pooled[block] = pool_tokens(block_output(output), self._mask, self.pooling)
+            if block == self.block_ids[-1]:
+                raise _EnoughBlocks
+
+        return pool
+
+    def read(self, rows: Sequence[TokenizedRow]) -> np.ndarray:
+        """Pools one batch.
+
+        Returns: (n_rows, n_blocks, hidden) float32.
+        Raises: SkillbasisError: a row has no token in the span, or an activation is NaN or infinite.
+        """
+        import torch
+
+        empty = [row.id for row in rows if not row.pooled.any()]
+        if empty:
+            raise SkillbasisError(
+                f"row {empty[0]!r} has no token to pool (empty or cut off in the chosen span); "
+                "drop such rows, raise --max-length or choose another --span"
+            )
+        device = self.lm.device
+        input_ids, attention, pooled = pad_batch(rows, self.lm.tokenizer.pad_token_id)
+        self._mask = torch.from_numpy(pooled).to(device)
+        # Right padding under a causal mask cannot reach real tokens; without a mask SDPA takes its fast causal path.
+        arguments: dict[str, Any] = {"input_ids": torch.from_numpy(input_ids).to(device), "use_cache": False}
+        if not attention.all() and not _is_purely_causal(self.lm):
+            arguments["attention_mask"] = torch.from_numpy(attention).to(device)
+        with torch.inference_mode():
+            try:
+                self.lm.decoder(**arguments)
+            except _EnoughBlocks:
+                pass
+            result = torch.stack([self._pooled[i] for i in self.block_ids], dim=1).cpu().numpy()
+        self._pooled.clear()
+        finite = np.isfinite(result).all(axis=2)  # (rows, blocks)
+        if not finite.all():
+            row, block = np.argwhere(~finite)[0]
+            raise SkillbasisError(
+                f"row {rows[row].id!r} has NaN or infinite activations in block {self.block_ids[block]}; "
+                "try --dtype float32, or drop the row"
+            )
+        return result  # type: ignore[no-any-return]
+
+
+def _is_purely_causal(lm: LanguageModel) -> bool:
+    """Whether every block mixes tokens by causal attention alone, so that padding on the right is invisible.
+
+    Routed experts with a capacity, or state-space blocks, could see padding; only attention models without experts
+    take the short way.
+    """
+    config = lm.model.config.get_text_config()
+    return not any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+
+
+def pool_tokens(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Reduces hidden states over the marked tokens.
+
+    Args:
+        hidden: (rows, tokens, hidden) in the model's dtype.
+        mask: (rows, tokens) bool, at least one token marked in each row.
+        pooling: `mean` (accumulated in float32), `last` marked token, or `max` over marked tokens.
+    Returns: (rows, hidden) float32.
+    """
+    import torch
+
+    if pooling == "mean":
+        weights = (mask.float() / mask.sum(dim=1, keepdim=True))[:, None, :]  # (rows, 1, tokens)
+        result = torch.bmm(weights, hidden.float()).squeeze(1)
+        if not result.isfinite().all():  # a padded position may be infinite, and zero times infinity is NaN
+            result = torch.bmm(weights, hidden.masked_fill(~mask[..., None], 0).float()).squeeze(1)
+        return result
+    if pooling == "last":
+        positions = torch.arange(mask.shape[1], device=mask.device)
+        last = torch.where(mask, positions, -1).amax(dim=1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
+    return hidden.masked_fill(~mask[..., None], float("-inf")).amax(dim=1).float()

@@ -1,0 +1,162 @@
+"""Directories that are complete or absent: fingerprints, atomic writes, a lock, and a manifest written last.
+
+An artifact is built in `NAME.partial/` beside its final place and renamed when its manifest stands. The work
+directory remembers which inputs it is for, so that a killed build goes on where it stopped, and one for other inputs
+is started anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import ArtifactError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 (first 16 hex digits) of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; what was written there replaces `path` only when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file atomically, keys in the order given; NaN is refused (an undefined number is null)."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; a missing or damaged one is an ArtifactError naming it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist; make it first, or check the path") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete it and run the command again") from None
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory if it is there."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on `path`.lock for the block; the kernel drops it when the process dies, however.
+
+    Raises: ArtifactError: when another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = (path.parent / f".{path.name}.lock").open("w")
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(
+                f"another process is working on {path}; wait for it to end, or choose another --out"
+            ) from None
+        yield
+    finally:
+        file.close()
+
+
+def read_manifest(path: Path, kind: str) -> dict[str, Any]:
+    """Reads the manifest of a finished artifact and checks its kind and format version.
+
+    Raises: ArtifactError: when the directory is absent, unfinished, of another kind or of a newer format.
+    """
+    if not path.is_dir():
+        partial = path.with_name(f"{path.name}.partial")
+        hint = "its making was interrupted: run the command again to finish it" if partial.exists() else "check the path"
+        raise ArtifactError(f"there is no {kind} directory at {path}; {hint}")
+    manifest: dict[str, Any] = read_json(path / MANIFEST)
+    if manifest.get("kind") != kind:
+        raise ArtifactError(f"{path} holds {manifest.get('kind')!r}, not {kind}; give a {kind} directory")
+    if manifest.get("format_version", 0) > FORMAT_VERSION:
+        raise ArtifactError(f"{path} was written by a newer skillbasis; upgrade to read it")
+    return manifest
+
+
+def is_current(path: Path, kind: str, inputs: dict[str, Any]) -> bool:
+    """Whether `path` holds a finished artifact of this kind made from exactly these inputs."""
+    if not (path / MANIFEST).exists():
+        return False
+    manifest = read_manifest(path, kind)
+    return bool(manifest["inputs_fingerprint"] == fingerprint(inputs))
+
+
+@contextmanager
+def building(path: Path, kind: str, inputs: dict[str, Any], manifest: dict[str, Any]) -> Iterator[Path]:
+    """Builds an artifact: yields the work directory, and when the block succeeds writes the manifest and renames.
+
+    Args:
+        path: final directory; an older artifact there is replaced at the end, not before.
+        kind: what the artifact is, checked by readers.
+        inputs: all that the result depends on (JSON-able); a work directory of other inputs is emptied first.
+        manifest: further fields of the manifest; the block may add to it.
+    Raises: ArtifactError: when another process builds the same artifact.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    with lock(path):
+        marker = path.with_name(f".{path.name}.inputs.json")
+        if partial.exists() and not (marker.exists() and read_json(marker) == fingerprint(inputs)):
+            remove_tree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_json(marker, fingerprint(inputs))
+        yield partial
+        head = {"kind": kind, "format_version": FORMAT_VERSION, "inputs_fingerprint": fingerprint(inputs)}
+        write_json(partial / MANIFEST, head | {"inputs": inputs} | manifest)
+        # A rename cannot replace a full directory: the old one steps aside first and is removed last.
+        old = path.with_name(f".{path.name}.old")
+        remove_tree(old)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(partial, path)
+        _sync_directory(path.parent)
+        marker.unlink()
+        remove_tree(old)

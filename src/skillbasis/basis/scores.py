@@ -1,0 +1,113 @@
+"""Scores of examples along the directions of a basis: a table by id, in Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..activations import ActivationStore
+from ..artifact import atomic_path
+from ..errors import ArtifactError, UsageError
+from .basis import SkillBasis
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Centred scores of n rows along K directions."""
+
+    ids: list[str]
+    values: np.ndarray
+    """(n, K) float64: (x - mean) · v_k."""
+    norm: np.ndarray
+    """(n,) float64: |x - mean|."""
+    raw_norm: np.ndarray
+    """(n,) float64: |x|."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        """The same as `values`, (n, K)."""
+        return self.values
+
+    @property
+    def cosine(self) -> np.ndarray:
+        """(n, K): cosine of each centred row with each direction; 0 for a row at the mean."""
+        return np.divide(self.values, self.norm[:, None], out=np.zeros_like(self.values), where=self.norm[:, None] > 0)
+
+    def raw_cosine(self, mean_scores: np.ndarray) -> np.ndarray:
+        """(n, K): cosine of each uncentred row with each direction (the reference scripts' choice)."""
+        return (self.values + mean_scores) / self.raw_norm[:, None]  # type: ignore[no-any-return]
+
+    def aligned(self, ids: Sequence[str]) -> Scores:
+        """The same table in the order of `ids`.
+
+        Raises: ArtifactError: a row of `ids` has no score.
+        """
+        position = {row_id: i for i, row_id in enumerate(self.ids)}
+        missing = [row_id for row_id in ids if row_id not in position]
+        if missing:
+            raise ArtifactError(
+                f"{len(missing)} of {len(ids)} rows have no score, the first is {missing[0]!r}; "
+                "score the same corpus that you select from"
+            )
+        order = [position[row_id] for row_id in ids]
+        return Scores(list(ids), self.values[order], self.norm[order], self.raw_norm[order])
+
+    def save(self, path: str | Path) -> None:
+        """Writes Parquet with columns id, d0 ... d{K-1}, norm, raw_norm (float64)."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {"id": pa.array(self.ids, pa.string())}
+        columns |= {f"d{k}": pa.array(self.values[:, k]) for k in range(self.values.shape[1])}
+        columns |= {"norm": pa.array(self.norm), "raw_norm": pa.array(self.raw_norm)}
+        with atomic_path(Path(path)) as temporary:
+            pq.write_table(pa.table(columns), temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scores:
+        """Reads a table of scores.
+
+        Raises: UsageError: no such file, or columns are missing. ArtifactError: the file is damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not Path(path).is_file():
+            raise UsageError(f"there is no score file at {path}; make it with skillbasis score")
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ArtifactError(f"{path} is no readable Parquet file ({error}); score again") from error
+        names = sorted((c for c in table.column_names if c[:1] == "d" and c[1:].isdigit()), key=lambda c: int(c[1:]))
+        if not names or not {"id", "norm", "raw_norm"} <= set(table.column_names):
+            raise UsageError(f"{path} is no table of scores: columns id, d0 ..., norm and raw_norm are needed")
+        return cls(
+            table["id"].to_pylist(),
+            np.column_stack([table[name].to_numpy() for name in names]),
+            table["norm"].to_numpy(),
+            table["raw_norm"].to_numpy(),
+        )
+
+
+def score(store: ActivationStore, basis: SkillBasis) -> Scores:
+    """Scores stored activations along a basis, one shard at a time.
+
+    Raises: ArtifactError: the activations were not made like those of the basis (model, blocks, pooling, span).
+    Cost: one pass over the shards, O(n d K).
+    """
+    for key in ("weights_fingerprint", "hidden_size", "block_ids", "pooling", "span", "template_fingerprint"):
+        if store.manifest[key] != basis.config[key]:
+            raise ArtifactError(
+                f"activations and basis do not belong together: {key} is {store.manifest[key]} in {store.path} and "
+                f"{basis.config[key]} in the basis; extract again with the settings of the basis"
+            )
+    values, norm, raw_norm = [], [], []
+    mean = basis.mean.reshape(-1)
+    for part in store.shards():
+        values.append(basis.transform(part))
+        norm.append(np.linalg.norm(part - mean, axis=1).astype(np.float64))
+        raw_norm.append(np.linalg.norm(part, axis=1).astype(np.float64))
+    return Scores(store.ids, np.concatenate(values), np.concatenate(norm), np.concatenate(raw_norm))

@@ -1,0 +1,98 @@
+"""Run independent jobs side by side: in this process, or in worker processes with a fixed number of threads each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from .errors import SkillbasisError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+
+_worker: Any = None  # the per-process callable that `_start_worker` made
+
+
+def n_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_jobs(
+    make_worker: Callable[..., Callable[[Job], Result]],
+    arguments: tuple[Any, ...],
+    jobs: Sequence[Job],
+    *,
+    n_workers: int | None = None,
+) -> Iterator[tuple[int, Result | Exception]]:
+    """Runs a function over jobs; each worker process makes the function once (loads the model, say) and keeps it.
+
+    Args:
+        make_worker: called once per process with `arguments`; returns the function of one job. Must be importable.
+        jobs: independent of each other.
+        n_workers: processes; None takes one per core, one runs in this process. Threads are shared out evenly, since
+            several threads fighting for one core are far slower than one.
+    Yields: (index of the job, its result or the exception it raised), as they finish.
+    Raises: SkillbasisError: a worker process was killed (out of memory, say).
+    """
+    n_workers = min(len(jobs), n_workers or n_cores())
+    if n_workers <= 1:
+        work = make_worker(*arguments) if jobs else None
+        for index, job in enumerate(jobs):
+            assert work is not None
+            yield index, _attempt(work, job)
+        return
+    import multiprocessing
+
+    n_threads = max(1, n_cores() // n_workers)
+    executor = ProcessPoolExecutor(
+        n_workers,
+        mp_context=multiprocessing.get_context("spawn"),  # forking a process with threads can hang
+        initializer=_start_worker,
+        initargs=(n_threads, make_worker, arguments),
+    )
+    # The variables must stand before the child imports NumPy and torch.
+    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(n_threads)))
+    try:
+        with executor:
+            futures = {executor.submit(_run_job, job): index for index, job in enumerate(jobs)}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise SkillbasisError(
+            "a worker process ended without a result, probably for want of memory; run the command again to go on, "
+            "with fewer --workers"
+        ) from error
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _start_worker(n_threads: int, make_worker: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    global _worker
+    import torch
+
+    torch.set_num_threads(n_threads)
+    _worker = make_worker(*arguments)
+
+
+def _run_job(job: Any) -> Any:
+    return _attempt(_worker, job)
+
+
+def _attempt(work: Callable[[Job], Result], job: Job) -> Result | Exception:
+    """Runs one job; its failure is a result, so that the others go on."""
+    try:
+        return work(job)
+    except Exception as error:
+        error.add_note(f"in job {job!r}"[:500])
+        return error

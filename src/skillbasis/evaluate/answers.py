@@ -1,0 +1,179 @@
+"""Finds the final answer in a response, and brings answers into one canonical spelling. Text only, nothing is parsed.
+
+All searches are bounded: a response is data from a model and may be as long and as odd as it likes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+Status = Literal["ok", "no_answer", "truncated", "timeout", "error"]
+
+REGION_CHARS = 50_000
+"""A box is looked for in the last 50,000 characters after the thought; earlier ones are not a final answer."""
+TAIL_CHARS = 4_000
+"""Where nothing is boxed, other marks of an answer are looked for in the last 4,000 characters."""
+ANSWER_CHARS = 2_000
+"""Longer than this is not an answer."""
+
+_THOUGHT_TAGS = (("<think>", "</think>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
+# An escaped character (also \{ and \\) is one token, so that it cannot open or close a group.
+_BOX_TOKENS = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BETWEEN_BOXES = re.compile(r"(?:\s|\$|\\[()\[\]])*(?:,|;|and|or|\\text\{\s*(?:and|or)\s*\})(?:\s|\$|and|or|\\[()\[\]])*")
+
+# A pair of dollars around words is two prices, not a formula.
+_MATH = (
+    r"\$\$(?P<display>.{1,300}?)\$\$|\$(?P<inline>(?:(?!\s[A-Za-z]{2,}\s)[^$\n]){1,300}?)\$"
+    r"|\\\((?P<round>.{1,300}?)\\\)|\\\[(?P<square>.{1,300}?)\\\]"
+)
+_SIGN = r"(?:(?<![\w)}\]])-)?"  # a minus, not a hyphen or a subtraction
+_NUMBER = (
+    rf"{_SIGN}(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?(?:\s?/\s?\d+|\\?%)?|{_SIGN}(?<!\d)\.\d+"
+    rf"|{_SIGN}\\[dt]?frac\{{[^{{}}]{{1,50}}\}}\{{[^{{}}]{{1,50}}\}}"
+)
+_EXPRESSION = re.compile(f"{_MATH}|(?P<number>{_NUMBER})", re.DOTALL)
+_HASHES = re.compile(r"####\s*([^\n]+)")
+_ANSWER_IS = re.compile(
+    r"\banswer\b[^.\n:=]{0,60}?(?:\bis\b|\bare\b|[:=])[\s:*]*(?P<clause>\S.{0,300})", re.IGNORECASE | re.DOTALL
+)
+_SENTENCE_END = re.compile(r"[.;!?](?=\s|$)|\n")
+
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_SPACING = re.compile(r"\\[,!;: ]|\\q?quad(?![A-Za-z])|\\(?:left|right)(?![A-Za-z])|~")
+_LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_INTEGER = re.compile(r"[+-]?\d+(?:\.0*)?")
+_WORDS = re.compile(r"(?=.*[a-z]{4})[a-z]+(?:[ '-][a-z]+)*")
+
+
+def extract_answer(response: str) -> str | None:
+    """The final answer of a response as it is written there, without dollars, bold marks and a closing full stop.
+
+    It is looked for in the last `\\boxed{}` (boxes joined by a comma, "and" or "or" count as one list), after `####`,
+    after "answer is" or "answer:", and last in the last formula with a digit or the last number. Only the text after
+    the thought counts; a thought that is still open has no answer.
+    """
+    return read_answer(response, truncated=False)[0]
+
+
+def read_answer(response: str, truncated: bool, boxed_only: bool = False) -> tuple[str | None, Status]:
+    """The final answer, and why there is none: an open thought, or a cut response without a box, is "truncated"."""
+    start = 0
+    for opening, closing in _THOUGHT_TAGS:
+        closed = response.rfind(closing)
+        if response.rfind(opening) > closed:
+            return None, "truncated"
+        if closed >= 0:
+            start = max(start, closed + len(closing))
+    region = response[max(start, len(response) - REGION_CHARS) :]
+    answer = boxed_answer(region)
+    if answer is None and truncated:
+        return None, "truncated"
+    if answer is None and not boxed_only:
+        answer = _unboxed_answer(region[-TAIL_CHARS:])
+    return answer, "no_answer" if answer is None else "ok"
+
+
+def boxed_answer(text: str) -> str | None:
+    """The content of the last complete `\\boxed{}` that is not empty (the inner of nested ones), or None.
+
+    Cost: one pass over the text, however the braces are nested.
+    """
+    boxes: list[tuple[int, int, str]] = []  # (start, end, content), in the order they close
+    opened: list[tuple[int, int] | None] = []  # (start of the box, start of its content), None for a plain group
+    for token in _BOX_TOKENS.finditer(text):
+        if token[0] == "{":
+            opened.append(None)
+        elif token[0] == "}":
+            group = opened.pop() if opened else None
+            if group is None or (boxes and boxes[-1][0] > group[0]):  # a plain group, or around the box before
+                continue
+            content = _clean(text[group[1] : min(token.start(), group[1] + ANSWER_CHARS + 1)])
+            if 0 < len(content) <= ANSWER_CHARS:
+                boxes.append((group[0], token.end(), content))
+        elif len(token[0]) > 2:
+            opened.append((token.start(), token.end()))
+    if not boxes:
+        return None
+    first = len(boxes) - 1
+    while first > 0 and _BETWEEN_BOXES.fullmatch(text, boxes[first - 1][1], boxes[first][0]):
+        first -= 1
+    joined = ", ".join(dict.fromkeys(content for _, _, content in boxes[first:]))
+    return joined if len(joined) <= ANSWER_CHARS else None
+
+
+def _unboxed_answer(tail: str) -> str | None:
+    if hashes := _HASHES.findall(tail):
+        return _clean(hashes[-1]) or None
+    clause = None
+    for match in _ANSWER_IS.finditer(tail):
+        clause = match["clause"]
+    if clause is not None and (answer := _clean(_from_clause(clause))):
+        return answer
+    expressions = [_content(match) for match in _EXPRESSION.finditer(tail)]
+    with_digit = [text for text in expressions if any(c.isdigit() for c in text)]
+    return (with_digit or expressions or [None])[-1]
+
+
+def _from_clause(clause: str) -> str:
+    """What follows "answer is": its first formula, a number with its unit dropped, or the rest of the sentence."""
+    first = _EXPRESSION.match(clause.lstrip("*_ "))
+    if first is not None and (first["number"] is None or re.match(r"\W*$|\W*\s[A-Za-z]{2}", clause[first.end() :])):
+        return _content(first)
+    sentence = _SENTENCE_END.split(clause, maxsplit=1)[0]
+    formula = re.search(_MATH, sentence, re.DOTALL)
+    return _content(formula) if formula else sentence
+
+
+def _content(match: re.Match[str]) -> str:
+    return _clean(next(text for text in match.groups() if text is not None))
+
+
+def _clean(answer: str) -> str:
+    """Drops what surrounds an answer: spaces, dollars, bold marks, a closing full stop; and halves of surrogates."""
+    answer = re.sub(r"(?<!\\)\$|\*\*(?=\D|$)|(?<![\w)}])\*\*", "", answer)
+    answer = re.sub(r"^\s*\\[(\[]|\\[)\]]\s*$", "", answer)
+    return answer.strip().rstrip(".,;:").strip().encode("utf-8", "replace").decode()
+
+
+def reference_answer(answer: str) -> str:
+    """A reference answer without its wrapping: a box, `####` or dollars around it."""
+    boxed = boxed_answer(answer)
+    if boxed is not None:
+        return boxed
+    hashes = _HASHES.findall(answer)
+    return _clean(hashes[-1] if hashes else answer)
+
+
+def canonical(answer: str) -> str:
+    """One spelling for answers that differ only in writing.
+
+    Integers lose leading zeros, thousands commas and `.0`; LaTeX loses spacing, `\\left`, `\\right`, `\\text` and the
+    kind of fraction; plain words lose their case.
+    """
+    text = _SPACING.sub("", _clean(answer)).replace("\\$", "")
+    text = _TEXT_COMMAND.sub(r"\1", text) if _TEXT_COMMAND.fullmatch(text) else text
+    text = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", text)
+    text = _LOOSE_SPACE.sub("", text.strip()).rstrip(".")
+    if _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    if _INTEGER.fullmatch(text):
+        digits = text.split(".")[0].lstrip("+-").lstrip("0") or "0"
+        return f"-{digits}" if text.startswith("-") and digits != "0" else digits
+    lowered = text.casefold()
+    return lowered if _WORDS.fullmatch(lowered) else text
+
+
+def same_text(answer: str, reference: str) -> bool | None:
+    """Whether two answers are equal as far as spelling can tell: both integers, both words, or spelled alike.
+
+    Returns: None where mathematics must decide.
+    """
+    first, second = canonical(answer), canonical(reference)
+    if first == second:
+        return True
+    if all(_INTEGER.fullmatch(text) for text in (first, second)):
+        return False
+    # Words would be read as products of letters, which makes anagrams equal.
+    return False if all(_WORDS.fullmatch(text) for text in (first, second)) else None

@@ -1,0 +1,25 @@
+"""What the directions of a basis mean: the examples at their ends, their words, and the attributes they go with."""
+
+from __future__ import annotations
+
+from .attributes import AttributeTable, Correlation, attribute_table, correlate
+from .describe import describe_basis, to_markdown, write_description
+from .exemplars import Exemplar, RankBy, ranking_values, top_examples
+from .keywords import Keyword, keywords, token_counts
+
+__all__ = [
+    "AttributeTable",
+    "Correlation",
+    "Exemplar",
+    "Keyword",
+    "RankBy",
+    "attribute_table",
+    "correlate",
+    "describe_basis",
+    "keywords",
+    "ranking_values",
+    "to_markdown",
+    "token_counts",
+    "top_examples",
+    "write_description",
+]

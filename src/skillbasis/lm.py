@@ -1,0 +1,254 @@
+"""Load a model and its tokenizer; the one place that knows architectures.
+
+Decoder blocks are found by structure (the one list of modules as long as `num_hidden_layers`), and every model is
+checked at load: what a hook on block i sees must be `hidden_states[i + 1]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .artifact import fingerprint
+from .errors import UsageError
+from .world.assets import EMBEDDED, reasoner_path
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_FULL_HASH_ELEMENTS = 1 << 20  # larger tensors are hashed on a strided sample of about this many values / 16
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model, its tokenizer and what is known of its structure."""
+
+    name: str
+    """What the user named: a directory, a hub id, or `embedded`."""
+    model: Any
+    """The `transformers` causal language model, in evaluation mode."""
+    tokenizer: Any
+    blocks: list[nn.Module]
+    """Decoder blocks in order; block i's output is `hidden_states[i + 1]`, the last one's before the final norm."""
+    hidden_size: int
+    model_type: str
+    weights_fingerprint: str
+    """Hash of names, shapes and values of the weights; the same for bfloat16 weights loaded as float32."""
+    tokenizer_fingerprint: str
+    """Hash of vocabulary, special tokens and chat template."""
+    template_fingerprint: str | None
+    """Hash of the chat template; None where the tokenizer has none."""
+    context_length: int
+    """Longest input in tokens."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def decoder(self) -> Any:
+        """The model without its language-modelling head."""
+        return self.model.get_decoder()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What an artifact made with this model must record."""
+        return {
+            "model": self.name,
+            "model_type": self.model_type,
+            "weights_fingerprint": self.weights_fingerprint,
+            "tokenizer_fingerprint": self.tokenizer_fingerprint,
+            "template_fingerprint": self.template_fingerprint,
+            "hidden_size": self.hidden_size,
+            "n_blocks": len(self.blocks),
+        }
+
+
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Loads a causal language model for reading and generation, and checks that its blocks are understood.
+
+    Args:
+        name: a local directory, a hub id, or `embedded` for the built-in reasoner.
+        dtype: `auto` (as saved; float32 on CPU), `float32`, `bfloat16` or `float16`.
+        device: a torch device; None takes the first accelerator, else the CPU.
+        revision: hub revision.
+        trust_remote_code: run code that comes with the model; off unless asked for.
+    Raises: UsageError: the model cannot be found, loaded or understood; the message says what was looked for.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    path = resolve(name)
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}; allowed are {', '.join(DTYPES)}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    torch_dtype: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+    if dtype == "auto" and device == "cpu":
+        torch_dtype = torch.float32
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"model {str(name)!r} cannot be read as a transformers model: {_first_line(error)}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch_dtype, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"model {str(name)!r} cannot be loaded: {_first_line(error)}") from error
+    return wrap(model.to(device).eval(), tokenizer, str(name))
+
+
+def resolve(name: str | Path) -> str:
+    """Turns `embedded` into its directory and refuses a local path that does not exist."""
+    text = str(name)
+    if text == EMBEDDED:
+        return str(reasoner_path())
+    looks_local = text.startswith((".", "/", "~")) or text.count("/") > 1
+    if looks_local and not Path(text).expanduser().is_dir():
+        raise UsageError(f"model directory {text} does not exist; give a local directory, a hub id, or 'embedded'")
+    return str(Path(text).expanduser()) if Path(text).expanduser().is_dir() else text
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def wrap(model: Any, tokenizer: Any, name: str) -> LanguageModel:
+    """Builds a LanguageModel around a model already in memory, and checks its structure.
+
+    Raises: UsageError: the tokenizer gives no character offsets, or the blocks are not understood.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UsageError(
+            f"the tokenizer of {name!r} is not a fast one and gives no character offsets; convert it with tokenizers"
+        )
+    if tokenizer.pad_token_id is None:  # padding is masked everywhere, so any existing token serves
+        if tokenizer.eos_token is None:
+            raise UsageError(f"the tokenizer of {name!r} has neither a padding nor an end token; set one of them")
+        tokenizer.pad_token = tokenizer.eos_token
+    text_config = model.config.get_text_config()
+    blocks = find_blocks(model)
+    template = getattr(tokenizer, "chat_template", None)
+    lm = LanguageModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        blocks=blocks,
+        hidden_size=int(text_config.hidden_size),
+        model_type=str(model.config.model_type),
+        weights_fingerprint=weights_fingerprint(model),
+        tokenizer_fingerprint=_tokenizer_fingerprint(tokenizer),
+        template_fingerprint=None if template is None else fingerprint(str(template)),
+        context_length=int(getattr(text_config, "max_position_embeddings", None) or 1 << 20),
+    )
+    _check_blocks(lm)
+    return lm
+
+
+def find_blocks(model: Any) -> list[nn.Module]:
+    """Finds the decoder blocks: the one ModuleList of the decoder with `num_hidden_layers` entries.
+
+    Raises: UsageError: none or several fit; the message names the lists that were seen.
+    """
+    from torch import nn
+
+    n_blocks = int(model.config.get_text_config().num_hidden_layers)
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    # A list inside a block (experts, say) may have the same length: only outermost lists count.
+    fitting = {
+        name: module
+        for name, module in lists.items()
+        if len(module) == n_blocks and not any(name.startswith(f"{other}.") for other in lists if other != name)
+    }
+    if len(fitting) != 1:
+        seen = ", ".join(f"{name} ({len(module)})" for name, module in lists.items()) or "none"
+        raise UsageError(
+            f"the decoder blocks of model type {model.config.model_type!r} were not found: looked for one module list "
+            f"of {n_blocks} entries (num_hidden_layers), saw {seen}"
+        )
+    return list(next(iter(fitting.values())))
+
+
+def block_output(output: Any) -> torch.Tensor:
+    """The hidden states (batch, tokens, hidden) in what a decoder block returned."""
+    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
+
+
+def _check_blocks(lm: LanguageModel) -> None:
+    """Runs five tokens and holds every hooked block output against `hidden_states` (but the last, which is normed)."""
+    import torch
+
+    seen: dict[int, torch.Tensor] = {}
+
+    def keep(i: int) -> Any:
+        return lambda _module, _args, output: seen.__setitem__(i, block_output(output).detach())
+
+    handles = [block.register_forward_hook(keep(i)) for i, block in enumerate(lm.blocks)]
+    try:
+        with torch.inference_mode():
+            ids = torch.arange(5, device=lm.device)[None] % int(lm.model.config.get_text_config().vocab_size)
+            states = lm.decoder(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+    finally:
+        for handle in handles:
+            handle.remove()
+    for i in range(len(lm.blocks) - 1):
+        if i not in seen or not torch.equal(seen[i], states[i + 1]):
+            raise UsageError(
+                f"model type {lm.model_type!r} is not understood: the output of decoder block {i} is not "
+                f"hidden_states[{i + 1}]; this model cannot be read safely"
+            )
+
+
+def weights_fingerprint(model: Any) -> str:
+    """Hashes names, shapes and values of all weights (tensors over a million values on a strided sample)."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().reshape(-1)
+        if flat.numel() > _FULL_HASH_ELEMENTS:
+            flat = flat[:: max(1, flat.numel() // (_FULL_HASH_ELEMENTS // 16))]
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(flat.to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    return fingerprint([tokenizer.backend_tokenizer.to_str(), special, str(getattr(tokenizer, "chat_template", None))])
+
+
+def parse_layers(layers: str, n_blocks: int) -> list[int]:
+    """Reads a choice of blocks: `inner` (all but first and last), `all`, or a list such as `2,5,8-11`.
+
+    Returns: sorted 0-based block ids.
+    Raises: UsageError: not a choice, or blocks the model does not have.
+    """
+    if layers == "all":
+        return list(range(n_blocks))
+    if layers == "inner":
+        return list(range(1, n_blocks - 1)) if n_blocks > 2 else list(range(n_blocks))
+    chosen: set[int] = set()
+    for part in layers.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise UsageError(f"--layers {layers!r} is neither 'inner', 'all' nor a list of block ids such as 2,5,8-11")
+        chosen.update(range(int(low), int(high or low) + 1))
+    outside = sorted(block for block in chosen if block >= n_blocks)
+    if outside:
+        raise UsageError(f"--layers names block {outside[0]}, but the model has blocks 0 to {n_blocks - 1}")
+    return sorted(chosen)

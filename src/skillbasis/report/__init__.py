@@ -1,0 +1,8 @@
+"""The last stage: everything a run directory holds, as one HTML page and as one table in the terminal."""
+
+from __future__ import annotations
+
+from .page import write_report
+from .terminal import terminal_table
+
+__all__ = ["terminal_table", "write_report"]

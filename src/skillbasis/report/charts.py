@@ -1,0 +1,321 @@
+"""The report's plots, as Plotly figures in the light palette; the page swaps colours for the dark one.
+
+Names and ids come from corpora and recipes. Plotly reads a small HTML in its labels, so every such text is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .records import BasisFacts, Difference, Interval, Probe, ScoreSample, Study, Sweep, SweepPoint
+from .wording import BASE, PRIMARY, RANDOM, show
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+MAX_LABEL_CHARS = 28
+MAX_ID_CHARS = 48
+CLEAR = "rgba(0,0,0,0)"
+
+# name -> (light, dark): the one palette of page and plots. Blue against orange stays apart for colour-blind eyes.
+COLOURS = {
+    "ink": ("#20242a", "#e6e8eb"),
+    "muted": ("#5c646f", "#a0a8b2"),
+    "rule": ("#e1e4e8", "#30353c"),
+    "surface": ("#fefefe", "#16191d"),
+    "panel": ("#f6f7f8", "#1e2227"),
+    "blue": ("#2463a8", "#6fb1f2"),
+    "orange": ("#b9541a", "#f09a62"),
+    "teal": ("#1b7f68", "#54c7a8"),
+    "purple": ("#7449a8", "#b79cf0"),
+    "ochre": ("#8f6b00", "#d8b545"),
+    "rose": ("#ad2f72", "#ee85bb"),
+    "grey": ("#8d949d", "#78808a"),
+}
+INK, MUTED, RULE, SURFACE, PANEL, BLUE, ORANGE, TEAL, PURPLE, OCHRE, ROSE, GREY = (
+    light for light, _ in COLOURS.values()
+)
+SERIES = (BLUE, ORANGE, TEAL, PURPLE, OCHRE, ROSE)
+DASHES = ("solid", "dash", "dot", "dashdot")
+VERDICT_MARKS = {"helps": (BLUE, "circle"), "hurts": (ORANGE, "diamond")}
+UNDECIDED_MARK = (MUTED, "circle-open")
+
+
+def band(colour: str) -> str:
+    """The pale form of a palette colour, for the interval around a line."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.13)"
+
+
+def dark_palette() -> list[tuple[str, str]]:
+    """Pairs (light, dark) of every colour the figures use."""
+    pairs = list(COLOURS.values())
+    return pairs + [(band(light), band(dark)) for light, dark in pairs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One line of a forest plot."""
+
+    label: str
+    value: Interval
+    colour: str
+    symbol: str = "circle"
+
+
+def study_forest(study: Study, metric: str = PRIMARY) -> Figure | None:
+    """Draws each arm's mean with its interval and one dot per seed; None where no arm has this metric."""
+    rows = [
+        _Row(label=name, value=arm.metric(metric), colour=MUTED if name in (BASE, RANDOM) else BLUE)
+        for name, arm in study.arms.items()
+    ]
+    base = study.arms[BASE].metric(metric).mean if BASE in study.arms else None
+    return _forest(rows, title=f"{metric}, %", line=base)
+
+
+def paired_forest(study: Study, metric: str = PRIMARY) -> Figure | None:
+    """Draws the paired differences on one metric against zero; None where there is none."""
+    rows = [
+        _difference_row(f"{paired.a} − {paired.b}", paired, paired.separated)
+        for paired in study.paired
+        if paired.metric == metric
+    ]
+    return _forest(rows, title=f"difference in {metric}, percentage points", line=0.0)
+
+
+def probe_forest(probe: Probe) -> Figure | None:
+    """Draws each direction's difference to random selection, largest first; None where none was measured."""
+    measured = [
+        (pilot, pilot.difference_to_random)
+        for pilot in probe.directions
+        if pilot.difference_to_random is not None and pilot.difference_to_random.mean is not None
+    ]
+    measured.sort(key=lambda pair: -(pair[1].mean or 0.0))
+    rows = []
+    for pilot, difference in measured:
+        colour, symbol = VERDICT_MARKS.get(pilot.verdict or "", UNDECIDED_MARK)
+        rows.append(_Row(label=pilot.name, value=difference, colour=colour, symbol=symbol))
+    return _forest(rows, title=f"difference to random in {PRIMARY}, percentage points", line=0.0)
+
+
+def dose_response(sweep: Sweep, scope: str, metric: str = PRIMARY) -> Figure | None:
+    """Draws the metric against steering strength in one scope: directions with bands, random vectors grey."""
+    by_vector: dict[str, list[SweepPoint]] = {}
+    for point in sweep.points:
+        by_vector.setdefault(point.vector, []).append(point)
+    kinds = {vector: points[0].kind for vector, points in by_vector.items()}
+    # A vector has one colour in all scopes; random controls are drawn first, beneath.
+    directions = [vector for vector, kind in kinds.items() if kind != RANDOM]
+    figure = _figure(height=380)
+    drawn = False
+    for vector in sorted(by_vector, key=lambda name: kinds[name] != RANDOM):
+        points = sorted((point for point in by_vector[vector] if point.scope == scope), key=lambda point: point.alpha)
+        points = [point for point in points if point.metric(metric).mean is not None]
+        if not points:
+            continue
+        drawn = True
+        if kinds[vector] == RANDOM:
+            _line(figure, vector, points, metric, colour=GREY, dash="solid", legend="random vectors")
+        else:
+            index = directions.index(vector)
+            colour, dash = SERIES[index % len(SERIES)], DASHES[index // len(SERIES) % len(DASHES)]
+            _band(figure, points, metric, colour)
+            _line(figure, vector, points, metric, colour=colour, dash=dash, legend=vector)
+    if not drawn:
+        return None
+    _baseline(figure, sweep.baseline.metric(metric))
+    figure.update_xaxes(title_text=f"strength ({_text(sweep.unit)})" if sweep.unit else "strength")
+    figure.update_yaxes(title_text=f"{metric}, %")
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
+    return figure
+
+
+def scree(basis: BasisFacts) -> Figure | None:
+    """Draws the share of variance per direction, in percent (or the variance where no shares are recorded)."""
+    shares = [None if value is None else 100 * value for value in basis.explained_variance_ratio]
+    values: list[float | None] = list(shares or basis.explained_variance)
+    if not any(value is not None for value in values):
+        return None
+    title, unit = ("share of variance, %", " %") if shares else ("explained variance", "")
+    figure = _figure(height=260)
+    figure.add_bar(
+        x=list(range(len(values))),
+        y=values,
+        marker={"color": BLUE, "line": {"width": 0}},
+        hovertext=[f"d{i}: {'undefined' if value is None else f'{value:.3g}{unit}'}" for i, value in enumerate(values)],
+        hoverinfo="text",
+    )
+    figure.update_xaxes(title_text="direction", showgrid=False, dtick=max(1, len(values) // 12))
+    figure.update_yaxes(title_text=title, rangemode="tozero")
+    figure.update_layout(bargap=0.35)
+    return figure
+
+
+def score_scatter(sample: ScoreSample) -> Figure:
+    """Draws a sample of rows on two directions."""
+    figure = _figure(height=420)
+    figure.add_scatter(
+        x=list(sample.x),
+        y=list(sample.y),
+        mode="markers",
+        marker={"size": 4, "color": BLUE, "opacity": 0.45},
+        hovertext=[_text(name, MAX_ID_CHARS) for name in sample.ids],
+        hoverinfo="text",
+    )
+    zero = {"zeroline": True, "zerolinecolor": GREY, "zerolinewidth": 1}
+    figure.update_xaxes(title_text=f"score on {sample.x_name}", **zero)
+    figure.update_yaxes(title_text=f"score on {sample.y_name}", **zero)
+    return figure
+
+
+def _text(value: str, limit: int = MAX_LABEL_CHARS) -> str:
+    """A text for a Plotly label: clipped, and without meaning as markup."""
+    clipped = value if len(value) <= limit else value[: limit - 1] + "…"
+    return html.escape(clipped, quote=False)
+
+
+def _figure(height: int) -> Figure:
+    """An empty figure in the report's style: no frame, faint grid, no toolbar, nothing that catches a scroll."""
+    import plotly.graph_objects as go
+
+    axis = {
+        "gridcolor": RULE,
+        "linecolor": RULE,
+        "zeroline": False,
+        "tickfont": {"color": MUTED},
+        "title": {"font": {"color": MUTED, "size": 13}, "standoff": 10},
+        "automargin": True,
+        "fixedrange": True,
+    }
+    return go.Figure(
+        layout={
+            "template": "none",
+            "height": height,
+            "margin": {"l": 8, "r": 12, "t": 12, "b": 8},
+            "paper_bgcolor": CLEAR,
+            "plot_bgcolor": CLEAR,
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+            "hoverlabel": {"bgcolor": PANEL, "bordercolor": RULE, "font": {"color": INK}, "align": "left"},
+            "showlegend": False,
+            "dragmode": False,
+            "xaxis": axis,
+            "yaxis": axis,
+        }
+    )
+
+
+def _difference_row(label: str, value: Difference, separated: bool) -> _Row:
+    verdict = ("helps" if (value.mean or 0.0) > 0 else "hurts") if separated else ""
+    colour, symbol = VERDICT_MARKS.get(verdict, UNDECIDED_MARK)
+    return _Row(label=label, value=value, colour=colour, symbol=symbol)
+
+
+def _forest(rows: Sequence[_Row], *, title: str, line: float | None) -> Figure | None:
+    """One row per estimate from the top down, with its interval, and a dashed line to compare with."""
+    rows = [row for row in rows if row.value.mean is not None]
+    if not rows:
+        return None
+    figure = _figure(height=76 + 34 * len(rows))
+    for position, row in enumerate(rows):
+        mean = row.value.mean or 0.0
+        seeds = [100 * value for value in row.value.seeds if value is not None]
+        if len(seeds) > 1:
+            figure.add_scatter(
+                x=seeds,
+                y=[position + 0.26] * len(seeds),
+                mode="markers",
+                marker={"size": 5, "color": GREY},
+                hovertext=[f"{_text(row.label)}, one seed: {value:.1f}" for value in seeds],
+                hoverinfo="text",
+            )
+        low, high = (row.value.low, row.value.high) if row.value.bounded else (mean, mean)
+        figure.add_scatter(
+            x=[100 * mean],
+            y=[position],
+            mode="markers",
+            marker={"size": 9, "color": row.colour, "symbol": row.symbol, "line": {"width": 2, "color": row.colour}},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * ((high or 0.0) - mean)],
+                "arrayminus": [100 * (mean - (low or 0.0))],
+                "thickness": 2,
+                "width": 0,
+                "color": row.colour,
+            },
+            hovertext=[f"{_text(row.label, MAX_ID_CHARS)}<br>{show(row.value)}"],
+            hoverinfo="text",
+        )
+    if line is not None:
+        figure.add_vline(x=100 * line, line={"color": GREY, "width": 1, "dash": "dash"}, layer="below")
+    figure.update_xaxes(title_text=title)
+    figure.update_yaxes(
+        tickvals=list(range(len(rows))),
+        ticktext=[_text(row.label) for row in rows],
+        tickfont={"color": INK},
+        range=[len(rows) - 0.4, -0.6],
+        showgrid=False,
+    )
+    return figure
+
+
+def _line(
+    figure: Figure, vector: str, points: Sequence[SweepPoint], metric: str, *, colour: str, dash: str, legend: str
+) -> None:
+    known = any(trace.name == _text(legend) for trace in figure.data)
+    figure.add_scatter(
+        x=[point.alpha for point in points],
+        y=_percents(point.metric(metric).mean for point in points),
+        mode="lines+markers",
+        name=_text(legend),
+        legendgroup=_text(legend),
+        showlegend=not known,
+        line={"color": colour, "width": 1.2 if colour == GREY else 2, "dash": dash},
+        marker={"size": 4 if colour == GREY else 6, "color": colour},
+        hovertext=[f"{_text(vector)} at {point.alpha:g}<br>{show(point.metric(metric), point)}" for point in points],
+        hoverinfo="text",
+    )
+
+
+def _band(figure: Figure, points: Sequence[SweepPoint], metric: str, colour: str) -> None:
+    bounded = [point for point in points if point.metric(metric).bounded]
+    upper = _percents(point.metric(metric).high for point in bounded)
+    lower = _percents(point.metric(metric).low for point in bounded)
+    strengths = [point.alpha for point in bounded]
+    figure.add_scatter(
+        x=strengths + strengths[::-1],
+        y=upper + lower[::-1],
+        mode="lines",
+        line={"width": 0, "color": colour},
+        fill="toself",
+        fillcolor=band(colour),
+        hoverinfo="skip",
+        showlegend=False,
+    )
+
+
+def _baseline(figure: Figure, baseline: Interval) -> None:
+    if baseline.mean is None:
+        return
+    if baseline.low is not None and baseline.high is not None:
+        figure.add_hrect(
+            y0=100 * baseline.low, y1=100 * baseline.high, fillcolor=band(MUTED), line={"width": 0}, layer="below"
+        )
+    # The line itself is a trace, so that the legend can name it.
+    strengths = [value for trace in figure.data for value in trace.x]
+    figure.add_scatter(
+        x=[min(strengths), max(strengths)],
+        y=[100 * baseline.mean] * 2,
+        mode="lines",
+        name="baseline, unsteered",
+        line={"color": MUTED, "width": 1.5, "dash": "dash"},
+        hovertext=[f"baseline<br>{show(baseline)}"] * 2,
+        hoverinfo="text",
+    )
+
+
+def _percents(values: Any) -> list[float | None]:
+    return [None if value is None else 100 * value for value in values]

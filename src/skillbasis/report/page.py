@@ -1,0 +1,155 @@
+"""Renders the report as one self-contained HTML file: it opens from disk and needs no network.
+
+Texts of the corpus are data from outside. They are escaped in the page and in the figures, and the page's content
+policy lets no script run but the two it was written with, and no request leave.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..artifact import write_text
+from . import charts, wording
+from .collect import collect
+from .records import Report
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from plotly.graph_objects import Figure
+
+REPORT = "report.html"
+# Exemplars share this many characters: at most five bytes each once escaped, the page stays below 8 MB.
+EXEMPLAR_CHARS = 300_000
+MAX_EXEMPLAR_CHARS = 4_000
+
+DRAW = """
+(() => {
+  const dark = matchMedia("screen and (prefers-color-scheme: dark)");
+  const palette = new Map(JSON.parse(document.getElementById("palette").textContent));
+  const recolour = (key, value) => (dark.matches && palette.get(value)) || value;
+  const draw = () => {
+    for (const source of document.querySelectorAll("script[data-figure]")) {
+      const figure = JSON.parse(source.textContent, recolour);
+      const place = document.getElementById(source.dataset.figure);
+      Plotly.react(place, figure.data, figure.layout, {responsive: true, displayModeBar: false});
+    }
+  };
+  dark.addEventListener("change", draw);
+  draw();
+})();
+"""
+
+
+def write_report(run: Path) -> Path:
+    """Writes `run/report.html` from whatever artifacts the directory holds; sections without one are left out.
+
+    Args:
+        run: the run directory.
+    Returns: the path of the page, replaced atomically; below 8 MB.
+    Raises:
+        UsageError: `run` is no directory or holds no artifact.
+        ArtifactError: an artifact is damaged.
+    """
+    report = collect(run)
+    # A lone surrogate in a text (JSON allows it, UTF-8 does not) becomes a question mark.
+    page = render(report).encode("utf-8", "replace").decode("utf-8")
+    write_text(run / REPORT, page)
+    return run / REPORT
+
+
+def render(report: Report) -> str:
+    """Renders the page. Cost: about 5 MB of text, most of it plotly.js."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("skillbasis.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": wording.percent,
+        "number": wording.number,
+        "p": wording.p_text,
+        "duration": wording.duration,
+        "clip": _clip,
+    }
+    figures = {name: embed_json(figure.to_plotly_json()) for name, figure in _figures(report).items()}
+    # Parsers turn CRLF into LF before they hash an inline script.
+    scripts = [get_plotlyjs().replace("\r\n", "\n"), DRAW] if figures else []
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        title=report.run.title or report.name,
+        headline=wording.headline(report),
+        warnings=wording.warnings(report),
+        show=wording.show,
+        why_missing=wording.why_missing,
+        figures=figures,
+        scripts=[Markup(script) for script in scripts],
+        script_policy=Markup(hashes or "'none'"),
+        colours=charts.COLOURS,
+        palette=embed_json(charts.dark_palette()),
+        exemplar_chars=_exemplar_chars(report),
+        settings=_flatten(report.run.settings),
+        study_settings=_flatten(report.study.settings) if report.study else {},
+    )
+
+
+def embed_json(value: Any) -> Markup:
+    """JSON that may stand inside a script element: nothing in it can end the element or open a comment."""
+    from markupsafe import Markup
+    from plotly.utils import PlotlyJSONEncoder
+
+    text = json.dumps(value, cls=PlotlyJSONEncoder, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _figures(report: Report) -> dict[str, Figure]:
+    """All figures the artifacts allow, by the id of their place in the page."""
+    found: dict[str, Figure | None] = {}
+    if report.study:
+        found["study-arms"] = charts.study_forest(report.study)
+        found["study-paired"] = charts.paired_forest(report.study)
+    if report.probe:
+        found["probe"] = charts.probe_forest(report.probe)
+    if report.sweep:
+        found |= {
+            f"steer-{i}": charts.dose_response(report.sweep, scope) for i, scope in enumerate(report.sweep.scopes)
+        }
+    if report.basis:
+        found["scree"] = charts.scree(report.basis)
+    if report.scores:
+        found["scores"] = charts.score_scatter(report.scores)
+    return {name: figure for name, figure in found.items() if figure is not None}
+
+
+def _exemplar_chars(report: Report) -> int:
+    """How much of each exemplar text is shown, so that all of them together fit."""
+    directions = report.interpretation.directions if report.interpretation else ()
+    n_texts = 2 * sum(len(direction.positive) + len(direction.negative) for direction in directions)
+    return min(MAX_EXEMPLAR_CHARS, EXEMPLAR_CHARS // max(1, n_texts))
+
+
+def _clip(text: str, limit: int) -> str:
+    """The beginning of a text, with a word on how much is missing."""
+    return text if len(text) <= limit else f"{text[:limit]} … [{len(text) - limit:,} more characters]"
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted names, in the order given."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return flat

@@ -1,0 +1,355 @@
+"""What a report is made of: one frozen dataclass per record of the run directory's artifacts.
+
+A number that is undefined is None, never 0. Differences and metrics are fractions (0.01 is one percentage point).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate and its interval; each number is None where it is undefined."""
+
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    seeds: tuple[float | None, ...] = ()
+    """One estimate per training seed, where the estimate is a mean over seeds."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the estimate and both ends of its interval are defined."""
+        return self.mean is not None and self.low is not None and self.high is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Interval):
+    """A paired difference, as a fraction (0.01 is one percentage point)."""
+
+    p_value: float | None = None
+    p_holm: float | None = None
+    """The p-value after Holm's correction over the comparisons made together."""
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval is defined and lies on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def separated(self) -> bool:
+        """Whether the interval excludes zero and Holm's correction, where made, leaves p below 0.05."""
+        return self.excludes_zero and (self.p_holm is None or self.p_holm < ALPHA)
+
+    def __neg__(self) -> Difference:
+        """The same comparison seen from the other side: b - a."""
+        mean, low, high = (None if value is None else -value for value in (self.mean, self.high, self.low))
+        return Difference(mean=mean, low=low, high=high, p_value=self.p_value, p_holm=self.p_holm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Something that was evaluated, or that failed."""
+
+    status: str = "done"
+    reason: str | None = None
+    """Why the status is not `done`."""
+    metrics: dict[str, Interval | None] = field(default_factory=dict)
+    """`pass@k` -> estimate, a fraction from 0 to 1."""
+    n_unscored: int | None = None
+    """Responses no grader could score."""
+    truncated_fraction: float | None = None
+    """Fraction of responses cut at the token limit."""
+
+    def metric(self, name: str) -> Interval:
+        """The estimate of this name; one without numbers where it was not measured."""
+        return self.metrics.get(name) or Interval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of the run."""
+
+    name: str
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    reused: bool = False
+    """Whether an earlier result with the same inputs was taken."""
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What run.json says of the whole run."""
+
+    title: str | None = None
+    model: str | None = None
+    corpus: str | None = None
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+    warnings: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of all stages together; None where none was recorded."""
+        known = [stage.seconds for stage in self.stages if stage.seconds is not None]
+        return sum(known) if known else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationFacts:
+    """What was extracted."""
+
+    block_ids: tuple[int, ...]
+    rows: int
+    hidden_size: int
+    pooling: str | None = None
+    span: str | None = None
+    dtype: str | None = None
+    max_length: int | None = None
+    n_truncated: int | None = None
+    """Rows cut at the maximum length."""
+    n_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasisFacts:
+    """The basis: its size and how much variance each direction explains."""
+
+    n_components: int
+    block_ids: tuple[int, ...] = ()
+    hidden_size: int | None = None
+    method: str | None = None
+    explained_variance: tuple[float | None, ...] = ()
+    explained_variance_ratio: tuple[float | None, ...] = ()
+    """Fractions of the total variance, one per direction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSample:
+    """A random sample of rows on two directions."""
+
+    x_name: str
+    y_name: str
+    ids: tuple[str, ...]
+    x: tuple[float | None, ...]
+    y: tuple[float | None, ...]
+    n_rows: int
+    """Rows in the whole file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a chat prompt."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exemplar:
+    """A row of the corpus at one end of a direction. Its text is data: shown, never run."""
+
+    id: str
+    score: float | None = None
+    cosine: float | None = None
+    prompt: str | tuple[Message, ...] = ""
+    response: str = ""
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as one text; the turns of a chat carry their roles."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n\n".join(f"{message.role}: {message.content}" for message in self.prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keyword:
+    """A word more frequent at one end of a direction than elsewhere."""
+
+    word: str
+    z: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribute:
+    """How a measurable property of the text goes with the scores."""
+
+    name: str
+    correlation: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """What one direction means: its two ends in words, texts and attributes."""
+
+    direction: int
+    explained_variance: float | None = None
+    variance_fraction: float | None = None
+    positive: tuple[Exemplar, ...] = ()
+    negative: tuple[Exemplar, ...] = ()
+    keywords: dict[str, tuple[Keyword, ...]] = field(default_factory=dict)
+    """`positive` and `negative` -> words."""
+    attributes: tuple[Attribute, ...] = ()
+
+    @property
+    def n_supported(self) -> int:
+        """Attributes whose correlation stands after Holm's correction."""
+        return sum(1 for attribute in self.attributes if attribute.p_holm is not None and attribute.p_holm < ALPHA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpretation:
+    """All directions, interpreted."""
+
+    directions: tuple[Direction, ...]
+    n_examples: int | None = None
+    by: str | None = None
+    """What exemplars are ordered by: `score` or `cosine`."""
+    n_attributes_tested: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomPilots(Measured):
+    """The pilots on randomly chosen rows, which the directions are compared with."""
+
+    pilots: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pilot(Measured):
+    """The pilot of one end of one direction."""
+
+    name: str
+    difference_to_random: Difference | None = None
+    verdict: str | None = None
+    """`helps`, `hurts` or `undecided`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Which directions matter for this model."""
+
+    directions: tuple[Pilot, ...]
+    base: Measured = Measured()
+    random: RandomPilots = RandomPilots()
+    n_rows: int | None = None
+    rollouts: int | None = None
+    task: str | None = None
+    chosen: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm(Measured):
+    """One way of choosing training rows (or `base`, the model untuned), over all seeds."""
+
+    n_rows: int | None = None
+    mean_tokens: float | None = None
+    cost_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired(Difference):
+    """Arm a minus arm b on one metric, paired over seeds and problems."""
+
+    a: str
+    b: str
+    metric: str
+    n_seeds: int | None = None
+    minimum_detectable: float | None = None
+    """The smallest difference this design would have found, as a fraction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Arms by seeds, compared in pairs."""
+
+    arms: dict[str, Arm]
+    paired: tuple[Paired, ...] = ()
+    verdicts: dict[str, str] = field(default_factory=dict)
+    task: str | None = None
+    n_problems: int | None = None
+    rollouts: int | None = None
+    budget: int | None = None
+    seeds: tuple[int, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics any arm was measured on, by k."""
+        names = {name for arm in self.arms.values() for name in arm.metrics}
+        return sorted(names, key=lambda name: (len(name), name))
+
+    def difference(self, a: str, b: str, metric: str = "pass@1") -> Difference | None:
+        """Arm a minus arm b, whichever way round it was recorded; None where it was not."""
+        for paired in self.paired:
+            if paired.metric == metric and (paired.a, paired.b) == (a, b):
+                return paired
+            if paired.metric == metric and (paired.a, paired.b) == (b, a):
+                return -paired
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPoint(Measured):
+    """One vector at one strength."""
+
+    vector: str
+    kind: str
+    """`direction` or `random`."""
+    scope: str
+    alpha: float
+    difference: Difference | None = None
+    """To the baseline, unsteered."""
+    mean_tokens: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Steering: pass@1 against strength."""
+
+    points: tuple[SweepPoint, ...]
+    baseline: Measured = Measured()
+    unit: str | None = None
+    task: str | None = None
+    rollouts: int | None = None
+    n_problems: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def scopes(self) -> list[str]:
+        """The scopes swept, in the order of the file."""
+        return list(dict.fromkeys(point.scope for point in self.points))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a run directory holds."""
+
+    name: str
+    """The directory's name."""
+    run: RunFacts
+    activations: ActivationFacts | None
+    basis: BasisFacts | None
+    scores: ScoreSample | None
+    interpretation: Interpretation | None
+    probe: Probe | None
+    study: Study | None
+    sweep: Sweep | None
+    files: tuple[str, ...]
+    """The artifacts read, relative to the directory."""
+    unfinished: tuple[str, ...]
+    """Stages whose work directory was left behind by a run that did not end."""

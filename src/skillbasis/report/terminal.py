@@ -1,0 +1,71 @@
+"""The one table a run ends with in the terminal: the arms of the study and what separates them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from .collect import STUDY, collect_study
+from .records import Arm, Study
+from .wording import BASE, DASH, RANDOM, number, p_text, show, why_missing
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def terminal_table(run: Path) -> Table:
+    """Makes the table of the study's arms: rows, each metric, difference to random, and the verdict.
+
+    Args:
+        run: the run directory.
+    Returns: a Rich table; percentages with their intervals in brackets, a dash with its reason where undefined.
+    Raises:
+        UsageError: the run holds no study.
+        ArtifactError: the study's summary is damaged.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    study = collect_study(run)
+    if study is None:
+        raise UsageError(f"{run} holds no {STUDY}; run 'skillbasis study' first, or check the path")
+    task = f" on {study.task}" if study.task else ""
+    # Text objects throughout: names come from recipes, and Rich would read [brackets] in a string as markup.
+    table = Table(
+        title=Text(f"Arms{task}, % [interval]"), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
+    )
+    metrics = study.metric_names
+    table.add_column("arm", style="bold", overflow="fold")
+    table.add_column("rows", justify="right", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric, justify="right")
+    table.add_column("vs random", justify="right")
+    table.add_column("Holm p", justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", min_width=12)
+    for name, arm in study.arms.items():
+        difference = None if name in (BASE, RANDOM) else study.difference(name, RANDOM)
+        shown = show(difference)
+        cells = [name, number(arm.n_rows)]
+        cells += [_estimate(arm, metric) for metric in metrics]
+        cells += [f"{shown.mean} {shown.interval}".strip(), p_text(difference.p_holm if difference else None)]
+        table.add_row(*map(Text, [*cells, _verdict(study, name, arm)]))
+    return table
+
+
+def _estimate(arm: Arm, metric: str) -> str:
+    shown = show(arm.metric(metric), arm)
+    return f"{shown.mean} {shown.interval}".strip()
+
+
+def _verdict(study: Study, name: str, arm: Arm) -> str:
+    """The recorded verdict; else why there is none."""
+    if name in study.verdicts:
+        return study.verdicts[name]
+    if arm.status != "done":
+        return why_missing(arm)
+    reasons = [f"{metric}: {show(arm.metric(metric), arm).reason}" for metric in study.metric_names]
+    if name not in (BASE, RANDOM):
+        reasons.append(f"difference: {show(study.difference(name, RANDOM)).reason}")
+    return "; ".join(reason for reason in reasons if not reason.endswith(": ")) or DASH

@@ -1,0 +1,216 @@
+"""How numbers are written, and the sentences the report opens with: fixed rules, the same for page and terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .records import Difference, Interval, Measured, Report, Study
+
+DASH = "–"
+MINUS = "−"
+PRIMARY = "pass@1"
+BASE = "base"
+RANDOM = "random"
+MAX_TRUNCATED_FRACTION = 0.01
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A number as it is printed: the estimate, its interval in brackets, and why either is missing (or '')."""
+
+    mean: str
+    interval: str
+    reason: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.mean, self.interval, self.reason and f"({self.reason})") if part)
+
+
+def percent(fraction: float | None, *, signed: bool = False) -> str:
+    """A fraction in percent with one decimal, without the sign %: 0.4125 -> `41.2`; signed -> `+41.2`; None -> dash."""
+    if fraction is None:
+        return DASH
+    text = f"{100 * fraction:+.1f}" if signed else f"{100 * fraction:.1f}"
+    return ("0.0" if float(text) == 0 else text).replace("-", MINUS)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A plain number with thousands separated; whole numbers without decimals; None -> dash."""
+    if value is None:
+        return DASH
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+    return text.replace("-", MINUS)
+
+
+def p_text(value: float | None) -> str:
+    """A p-value with three decimals; None -> dash."""
+    if value is None:
+        return DASH
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: 4.2 s, 3 min 20 s, 1 h 02 min; None -> dash."""
+    if seconds is None:
+        return DASH
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def show(value: Interval | None, of: Measured | None = None, *, signed: bool | None = None) -> Shown:
+    """An estimate with its interval in percent; what is undefined becomes a dash with its reason.
+
+    Args:
+        value: the estimate, a fraction; None where it was not recorded.
+        of: what was measured, whose status and reason explain a missing estimate.
+        signed: whether to print a plus; differences are signed unless told otherwise.
+    """
+    value = value or Interval()
+    signed = isinstance(value, Difference) if signed is None else signed
+    if value.mean is None:
+        return Shown(DASH, "", why_missing(of))
+    if not value.bounded:
+        return Shown(percent(value.mean, signed=signed), f"[{DASH}]", _no_interval(value))
+    ends = f"[{percent(value.low, signed=signed)},\N{NO-BREAK SPACE}{percent(value.high, signed=signed)}]"
+    return Shown(percent(value.mean, signed=signed), ends, "")
+
+
+def why_missing(of: Measured | None) -> str:
+    """Why there is no estimate: what failed and the reason recorded, else that it was not measured."""
+    if of is None or of.status == "done":
+        return "not measured"
+    return f"{of.status}: {of.reason}" if of.reason else f"{of.status}, no reason recorded"
+
+
+def _no_interval(value: Interval) -> str:
+    return "one seed gives no interval" if len(value.seeds) == 1 else "no interval recorded"
+
+
+def headline(report: Report) -> tuple[str, ...]:
+    """The report's finding in one to four sentences, by fixed rules from the study; the first names the best arm."""
+    study = report.study
+    if study is None:
+        return ("This run holds no study, so it compares no ways of choosing data.",)
+    means = {name: arm.metric(PRIMARY).mean for name, arm in study.arms.items() if name != BASE}
+    ranked = {name: mean for name, mean in means.items() if mean is not None}
+    if not ranked:
+        return (f"No arm of the study has a {PRIMARY}, so nothing can be compared.",)
+    best = max(ranked, key=lambda name: ranked[name])
+    shown = show(study.arms[best].metric(PRIMARY))
+    lead = f"The best arm by mean {PRIMARY} is {best}: {_in_percent(shown)}."
+    return (lead, *_against_random(study, best), *_against_base(study, best))
+
+
+def _in_percent(shown: Shown) -> str:
+    reason = f" ({shown.reason})" if shown.reason else ""
+    return f"{shown.mean} % {shown.interval}{reason}"
+
+
+def _in_points(difference: Difference) -> str:
+    shown = show(difference)
+    return f"{shown.mean} points {shown.interval}"
+
+
+def _against_random(study: Study, best: str) -> tuple[str, ...]:
+    """Says whether the best arm, or any other, is separated from random selection."""
+    differences = {
+        name: difference
+        for name in study.arms
+        if name not in (BASE, RANDOM) and (difference := study.difference(name, RANDOM)) is not None
+    }
+    separated = {name: difference for name, difference in differences.items() if difference.separated}
+    nobody = "no arm is separated from random at these seeds."
+    if best == RANDOM:
+        first = "That is random selection itself: no other arm has a higher mean"
+        return (f"{first}, and {nobody}" if differences and not separated else f"{first}.", *_others(separated))
+    difference = differences.get(best)
+    if difference is None or difference.mean is None:
+        return (f"Its paired difference to {RANDOM} was not measured, so no gain can be claimed.", *_others(separated))
+    seeds = f" over {len(study.seeds)} seed{'s' if len(study.seeds) != 1 else ''}" if study.seeds else ""
+    p = "" if difference.p_holm is None else f", p = {p_text(difference.p_holm)} after Holm".replace("= <", "<")
+    stem = f"Its paired difference to random is {_in_points(difference)}{seeds}{p}"
+    others = {name: value for name, value in separated.items() if name != best}
+    if difference.separated:
+        return (f"{stem}: the interval excludes zero.", *_others(others))
+    if not difference.bounded:
+        why = "without an interval it is not separated from random"
+    elif difference.excludes_zero:
+        why = "the interval excludes zero, but not after the correction for the number of comparisons"
+    else:
+        why = "the interval includes zero"
+    return (f"{stem}: {why}.", *_others(others)) if others else (f"{stem}: {why}; {nobody}",)
+
+
+def _others(separated: dict[str, Difference]) -> tuple[str, ...]:
+    if not separated:
+        return ()
+    listed = ", ".join(f"{name} ({_in_points(difference)})" for name, difference in separated.items())
+    return (f"Separated from random: {listed}.",)
+
+
+def _against_base(study: Study, best: str) -> tuple[str, ...]:
+    base = study.arms.get(BASE)
+    if base is None:
+        return ()
+    level = base.metric(PRIMARY)
+    if level.mean is None:
+        return (f"The untuned model has no {PRIMARY} ({why_missing(base)}).",)
+    text = f"The untuned model has {_in_percent(show(level))}"
+    difference = study.difference(best, BASE)
+    if difference is not None and difference.mean is not None:
+        return (f"{text}; {best} differs from it by {_in_points(difference)}.",)
+    return (f"{text}.",)
+
+
+def warnings(report: Report) -> tuple[str, ...]:
+    """All that a reader must know before believing a number: what failed, was cut short or could not be scored."""
+    found = list(report.run.warnings)
+    found += [f"{name}: not finished; run the same command again to finish it." for name in report.unfinished]
+    facts = report.activations
+    if facts and facts.n_truncated and facts.n_truncated > MAX_TRUNCATED_FRACTION * facts.rows:
+        share = percent(facts.n_truncated / facts.rows)
+        found.append(
+            f"Activations: {number(facts.n_truncated)} of {number(facts.rows)} rows ({share} %) were truncated."
+        )
+    for where, measured in _everything_measured(report):
+        if measured.status != "done":
+            found.append(f"{where}: {why_missing(measured)}.")
+        if measured.n_unscored:
+            found.append(f"{where}: {number(measured.n_unscored)} responses could not be scored.")
+    for where, group in _truncating_groups(report):
+        cut = [item.truncated_fraction for item in group if (item.truncated_fraction or 0) > MAX_TRUNCATED_FRACTION]
+        if cut:
+            worst = percent(max(value for value in cut if value is not None))
+            found.append(
+                f"{where}: {len(cut)} of {len(group)} had more than 1 % of responses cut at the token limit "
+                f"(at most {worst} %)."
+            )
+    return tuple(found)
+
+
+def _everything_measured(report: Report) -> list[tuple[str, Measured]]:
+    found: list[tuple[str, Measured]] = []
+    if report.study:
+        found += [(f"Study, arm {name}", arm) for name, arm in report.study.arms.items()]
+    if report.probe:
+        found += [("Probe, untuned model", report.probe.base), ("Probe, random", report.probe.random)]
+        found += [(f"Probe, direction {pilot.name}", pilot) for pilot in report.probe.directions]
+    if report.sweep:
+        found.append(("Steering, baseline", report.sweep.baseline))
+        found += [(f"Steering, {p.vector} at {p.alpha:g} ({p.scope})", p) for p in report.sweep.points]
+    return found
+
+
+def _truncating_groups(report: Report) -> list[tuple[str, list[Measured]]]:
+    found: list[tuple[str, list[Measured]]] = []
+    if report.study:
+        found.append(("Study arms", list(report.study.arms.values())))
+    if report.probe:
+        found.append(("Probe directions", list(report.probe.directions)))
+    if report.sweep:
+        found.append(("Steering points", list(report.sweep.points)))
+    return found

@@ -1,0 +1,143 @@
+"""Fine-tune on disk with TRL: full or LoRA, resumable from its checkpoints, with the loss curve kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..artifact import building, fingerprint, is_current, read_manifest, write_json
+from ..corpus import Corpus, row_text
+from ..errors import SkillbasisError, UsageError
+from ..lm import LanguageModel
+from .loop import fine_tune_in_memory
+from .settings import TrainingSettings
+
+KIND = "model"
+TRAINERS = ("trl", "lean")
+
+
+def fine_tune(
+    lm: LanguageModel, corpus: Corpus, settings: TrainingSettings, out: str | Path, *, trainer: str = "trl"
+) -> Path:
+    """Fine-tunes a model on a corpus (usually a selection) into an ordinary checkpoint directory.
+
+    Args:
+        lm: the base.
+        corpus: rows with responses.
+        out: directory of the checkpoint (with tokenizer and `losses.json`); a LoRA run leaves an adapter.
+        trainer: `trl` (resumes from its last checkpoint), or `lean` (in memory, for small models).
+    Returns: the directory.
+    Raises: SkillbasisError: a row without a response, or a loss that is not finite.
+    """
+    if trainer not in TRAINERS:
+        raise UsageError(f"unknown trainer {trainer!r}; allowed are {', '.join(TRAINERS)}")
+    out = Path(out)
+    pairs = list(zip(corpus.rows["prompt"], corpus.rows["response"], strict=True))
+    for row_id, (_, response) in zip(corpus.ids, pairs, strict=True):
+        if not response:
+            raise SkillbasisError(f"row {row_id!r} has no response to train on; drop it from {corpus.source}")
+    inputs = {
+        "weights_fingerprint": lm.weights_fingerprint,
+        "corpus_fingerprint": corpus.fingerprint,
+        "settings": asdict(settings),
+        "trainer": trainer,
+    }
+    if is_current(out, KIND, inputs):
+        return out
+    manifest: dict[str, Any] = {"base": lm.name, "rows": len(corpus)}
+    with building(out, KIND, inputs, manifest) as work:
+        if trainer == "lean":
+            tuned, losses = fine_tune_in_memory(lm, pairs, settings)
+            tuned.model.save_pretrained(work)
+        else:
+            losses = _train_with_trl(lm, pairs, settings, work)
+        lm.tokenizer.save_pretrained(work)
+        write_json(work / "losses.json", losses)
+        manifest["final_loss"] = losses[-1]
+    return out
+
+
+def model_fingerprint(path: Path) -> str:
+    """Identifies a fine-tuned checkpoint by what it was made from."""
+    return fingerprint(read_manifest(path, KIND)["inputs"])
+
+
+def _train_with_trl(
+    lm: LanguageModel, pairs: Sequence[tuple[list[dict[str, str]], str]], settings: TrainingSettings, work: Path
+) -> list[float]:
+    """Trains with TRL's SFTTrainer on prompt-completion data; returns the loss of every optimizer step."""
+    import copy
+    import math
+
+    import datasets
+    import torch
+    from trl import SFTConfig, SFTTrainer
+
+    from ..artifact import remove_tree
+
+    # Prompt and completion are given as finished text: the template (or the plain form) is applied once, here.
+    texts = [row_text(prompt, response, lm.tokenizer) for prompt, response in pairs]
+    data = datasets.Dataset.from_dict(
+        {
+            "prompt": [text.prompt_text for text in texts],
+            "completion": [text.text[text.response_start :] for text in texts],
+        }
+    )
+    peft_config = None
+    if settings.lora is not None:
+        from peft import LoraConfig
+
+        peft_config = LoraConfig(
+            r=settings.lora.rank,
+            lora_alpha=settings.lora.alpha,
+            lora_dropout=settings.lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+    on_gpu = lm.device.type == "cuda"
+    checkpoints = work / "checkpoints"
+    n_steps = math.ceil(math.ceil(len(pairs) / settings.batch_size) * settings.epochs)
+    trainer = SFTTrainer(
+        model=copy.deepcopy(lm.model),
+        processing_class=lm.tokenizer,
+        train_dataset=data,
+        peft_config=peft_config,
+        args=SFTConfig(
+            output_dir=str(checkpoints),
+            learning_rate=settings.learning_rate,
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.micro_batch_size,
+            gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+            lr_scheduler_type="cosine",
+            warmup_steps=math.ceil(settings.warmup_fraction * n_steps),
+            weight_decay=0.0,
+            max_length=min(settings.max_length, lm.context_length),
+            completion_only_loss=True,
+            seed=settings.seed,
+            data_seed=settings.seed,
+            bf16=settings.bf16 and on_gpu,
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+            gradient_checkpointing=on_gpu,
+            logging_steps=1,
+            save_strategy="steps",
+            save_steps=max(1, n_steps // 10),
+            save_total_limit=1,
+            report_to="none",
+            disable_tqdm=True,
+        ),
+    )
+    previous = sorted(checkpoints.glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=str(previous[-1]) if previous else None)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not losses or not all(map(math.isfinite, losses)):
+        raise SkillbasisError(
+            f"training diverged: the loss is not finite; lower the learning rate ({settings.learning_rate})"
+        )
+    trainer.save_model(str(work))
+    remove_tree(checkpoints)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return losses

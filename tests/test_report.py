@@ -1,0 +1,590 @@
+"""The report: every section appears and vanishes with its artifact, and no text of a corpus can act on the page."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skillbasis.errors import ArtifactError, UsageError
+from skillbasis.report import terminal_table, write_report
+from skillbasis.report.collect import N_SCATTER_POINTS, collect
+from skillbasis.report.page import embed_json
+from skillbasis.report.records import Difference, Interval, Measured
+from skillbasis.report.wording import duration, headline, p_text, percent, show, warnings
+
+EVIL = "<script>alert(1)</script></script><!--<script>&\"'"
+
+
+def estimate(mean: float, half: float = 0.02, **more: Any) -> dict[str, Any]:
+    return {"mean": mean, "low": round(mean - half, 6), "high": round(mean + half, 6)} | more
+
+
+def difference(mean: float, half: float, p: float | None = None) -> dict[str, Any]:
+    return estimate(mean, half) | {"p_value": p, "p_holm": p}
+
+
+def exemplar(name: str, score: float) -> dict[str, Any]:
+    text = "Find the number of integers between 1 and 50 that are divisible by 3.\n\nThey are 3, 6, ..., 48."
+    return {"id": name, "score": score, "cosine": score / 9, "prompt": text, "response": f"{text}\nSo there are 16."}
+
+
+def fake_run() -> dict[str, Any]:
+    """One JSON value per artifact of a made-up run whose best arm is separated from random."""
+    study = {
+        "task": "embedded",
+        "n_problems": 200,
+        "rollouts": 8,
+        "budget": 400,
+        "seeds": [0, 1, 2],
+        "arms": {
+            "base": {"status": "done", "n_rows": 0, "pass@1": estimate(0.301), "pass@4": estimate(0.452)},
+            "random": {
+                "status": "done",
+                "n_rows": 400,
+                "mean_tokens": 81.2,
+                "pass@1": estimate(0.364, seeds=[0.351, 0.366, 0.375]),
+                "pass@4": estimate(0.521, seeds=[0.51, 0.52, 0.533]),
+                "cost_seconds": 64.2,
+            },
+            "directions": {
+                "status": "done",
+                "n_rows": 400,
+                "mean_tokens": 88.0,
+                "pass@1": estimate(0.412, seeds=[0.405, 0.41, 0.421]),
+                "pass@4": estimate(0.566, seeds=[0.55, 0.57, 0.578]),
+                "cost_seconds": 71.9,
+            },
+            "coverage": {"status": "failed", "reason": "training diverged at step 12", "n_rows": 400},
+        },
+        "paired": [
+            {"a": "directions", "b": "random", "metric": "pass@1", "n_seeds": 3, "minimum_detectable": 0.021}
+            | difference(0.048, 0.022, 0.004),
+            {"a": "directions", "b": "random", "metric": "pass@4", "n_seeds": 3, "minimum_detectable": 0.031}
+            | difference(0.045, 0.05, 0.08),
+            {"a": "directions", "b": "base", "metric": "pass@1", "n_seeds": 3, "minimum_detectable": 0.02}
+            | difference(0.111, 0.03, 0.0001),
+        ],
+        "verdicts": {"directions": "Better than random at these seeds.", "coverage": "Failed."},
+        "settings": {"temperature": 1.0, "training": {"learning_rate": 0.0003, "epochs": 2}},
+        "notes": ["Intervals are over seeds and problems together."],
+    }
+    points = [
+        {
+            "vector": vector,
+            "kind": "random" if vector.startswith("random") else "direction",
+            "scope": scope,
+            "alpha": alpha,
+            "pass@1": estimate(0.3 + gain * alpha, 0.025),
+            "difference": difference(gain * alpha, 0.02, 0.2),
+            "mean_tokens": 80.0 + 10 * alpha,
+            "truncated_fraction": 0.004,
+        }
+        for scope in ("last-prompt", "all")
+        for vector, gain in (("d3+", 0.12), ("d1-", -0.08), ("random-0", 0.01), ("random-1", -0.012))
+        for alpha in (0.1, 0.3, 0.5, 1.0)
+    ]
+    direction = {
+        "direction": 0,
+        "explained_variance": 4.2,
+        "variance_fraction": 0.182,
+        "positive": [exemplar("row-17", 8.1), exemplar("row-4", 7.7)],
+        "negative": [exemplar("row-99", -7.9)],
+        "keywords": {
+            "positive": [{"word": "divisible", "z": 6.1}, {"word": "integers", "z": 4.8}],
+            "negative": [{"word": "triangle", "z": 5.2}],
+        },
+        "attributes": [
+            {"name": "n_tokens", "correlation": 0.41, "low": 0.35, "high": 0.47, "p_value": 1e-9, "p_holm": 1e-8},
+            {"name": "n_digits", "correlation": 0.03, "low": -0.04, "high": 0.1, "p_value": 0.4, "p_holm": 1.0},
+        ],
+    }
+    pilots = [
+        {"name": "3+", "direction": 3, "sign": "+", "status": "done", "reason": None, "pass@1": estimate(0.4),
+         "difference_to_random": difference(0.04, 0.02, 0.01), "verdict": "helps"},
+        {"name": "1-", "direction": 1, "sign": "-", "status": "done", "reason": None, "pass@1": estimate(0.3),
+         "difference_to_random": difference(-0.06, 0.03, 0.01), "verdict": "hurts"},
+        {"name": "0+", "direction": 0, "sign": "+", "status": "done", "reason": None, "pass@1": estimate(0.37),
+         "difference_to_random": difference(0.006, 0.02, 0.6), "verdict": "undecided"},
+    ]  # fmt: skip
+    return {
+        "run.json": {
+            "title": "Skills of the embedded reasoner",
+            "model": "embedded",
+            "corpus": "embedded",
+            "seed": 0,
+            "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+            "stages": [
+                {"name": "extract", "seconds": 12.3, "peak_memory_mb": 812.5, "reused": False, "note": None},
+                {"name": "study", "seconds": 251.0, "peak_memory_mb": 1100.0, "reused": True, "note": "12 cells"},
+            ],
+            "warnings": [],
+            "settings": {"basis": {"method": "pca", "k": 10}, "layers": [1, 2, 3]},
+        },
+        "activations/manifest.json": {
+            "kind": "activations", "block_ids": [1, 2, 3], "rows": 4000, "hidden_size": 128, "pooling": "mean",
+            "span": "response", "n_truncated": 0, "n_tokens": 512_000, "dtype": "float32",
+        },
+        "basis/config.json": {
+            "n_components": 4, "block_ids": [1, 2, 3], "hidden_size": 128, "residual": [1e-6, 2e-6, 1e-5, 1e-4],
+            "explained_variance": [4.2, 2.1, 1.3, 0.9], "explained_variance_ratio": [0.182, 0.091, 0.056, 0.039],
+        },
+        "interpret/directions.json": {
+            "n_examples": 2, "by": "score", "directions": [direction], "n_attributes_tested": 2,
+        },
+        "probe/probe.json": {
+            "n_rows": 200, "rollouts": 4, "task": "embedded", "base": {"pass@1": estimate(0.301, n=200)},
+            "random": {"pass@1": estimate(0.36, n=200), "pilots": [0.35, 0.36, 0.37]}, "directions": pilots,
+            "chosen": ["3+"], "notes": ["Three random pilots."],
+        },
+        "study/summary.json": study,
+        "steer/sweep.json": {
+            "unit": "std", "task": "embedded", "rollouts": 4, "n_problems": 200,
+            "baseline": {"pass@1": estimate(0.3)}, "points": points, "notes": ["Same seeds at every strength."],
+        },
+    }  # fmt: skip
+
+
+def write_run(folder: Path, artifacts: dict[str, Any], n_scores: int = 0, ids: str = "row-") -> Path:
+    for name, value in artifacts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value), encoding="utf-8")
+    if n_scores:
+        write_scores(folder / "scores.parquet", n_scores, ids)
+    return folder
+
+
+def write_scores(path: Path, n_rows: int, ids: str = "row-", n_directions: int = 2) -> None:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {"id": [f"{ids}{i}" for i in range(n_rows)]}
+    columns |= {f"d{k}": rng.normal(size=n_rows) for k in range(n_directions)}
+    pq.write_table(pa.table(columns | {"norm": np.ones(n_rows), "raw_norm": np.ones(n_rows)}), path)
+
+
+class Page(HTMLParser):
+    """What a browser would see: text, tags, and the content of each script."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.text += " "
+        self._inside = tag if tag in ("script", "style") else self._inside
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._inside:
+            self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif not self._inside:
+            self.text += data
+
+    def ids(self) -> set[str]:
+        return {attrs["id"] or "" for _, attrs in self.tags if "id" in attrs}
+
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def page_of(run: Path) -> Page:
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+SECTIONS = {
+    "activations/manifest.json": "activations",
+    "basis/config.json": "basis",
+    "interpret/directions.json": "directions",
+    "probe/probe.json": "probe",
+    "study/summary.json": "study",
+    "steer/sweep.json": "steering",
+}
+
+
+def test_the_whole_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path, fake_run(), n_scores=5000)
+    path = write_report(run)
+    assert path == run / "report.html"
+    assert path.stat().st_size < 8_000_000
+    assert not list(run.glob(".*.tmp"))
+    page = Page(path.read_text(encoding="utf-8"))
+    assert {*SECTIONS.values(), "making"} <= page.ids()
+    figures = {"study-arms", "study-paired", "probe", "steer-0", "steer-1", "scree", "scores"}
+    assert {attrs["data-figure"] for _, attrs in page.tags if "data-figure" in attrs} == figures
+    words = page.words()
+    for text in (
+        "41.2 [39.2,\N{NO-BREAK SPACE}43.2]",
+        "+4.8 [+2.6,\N{NO-BREAK SPACE}+7.0]",
+        "18.2 % of the variance",
+        "0.41 [0.35, 0.47]",
+        "1 of 2 correlations stand",
+        "3,000 of 5,000 rows",
+        "4 min 23 s",
+        "basis.method pca",
+        "training.learning_rate 0.0003",
+        "torch 2.13.0",
+        "reused from an earlier run; 12 cells",
+        "study/summary.json",
+    ):
+        assert text.replace("\N{NO-BREAK SPACE}", " ") in words.replace("\N{NO-BREAK SPACE}", " "), text
+
+
+@pytest.mark.parametrize("alone", SECTIONS)
+def test_a_section_appears_with_its_artifact_and_no_other(tmp_path: Path, alone: str) -> None:
+    ids = page_of(write_run(tmp_path, {alone: fake_run()[alone]})).ids()
+    assert ids & set(SECTIONS.values()) == {SECTIONS[alone]}
+    assert "making" in ids
+
+
+@pytest.mark.parametrize("gone", SECTIONS)
+def test_a_section_vanishes_with_its_artifact(tmp_path: Path, gone: str) -> None:
+    artifacts = fake_run()
+    del artifacts[gone]
+    page = page_of(write_run(tmp_path, artifacts))
+    assert page.ids() & set(SECTIONS.values()) == set(SECTIONS.values()) - {SECTIONS[gone]}
+    assert gone not in page.words()
+
+
+def test_a_page_without_plots_carries_no_script(tmp_path: Path) -> None:
+    path = write_report(write_run(tmp_path, {"run.json": {}}))
+    assert path.stat().st_size < 50_000
+    page = Page(path.read_text(encoding="utf-8"))
+    assert not page.scripts
+    assert tmp_path.name in page.words()
+
+
+def test_only_text_and_two_scripts_whatever_the_corpus_says(tmp_path: Path) -> None:
+    """Hostile text in every string of every artifact: the page has the same tags as with harmless text."""
+
+    def poison(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {name: poison(item, name) for name, item in value.items()}
+        if isinstance(value, list):
+            return [poison(item, key) for item in value]
+        keep = ("status", "kind", "verdict", "metric", "a", "b", "scope", "vector")
+        return value + EVIL if isinstance(value, str) and key not in keep else value
+
+    artifacts = {name: poison(value) for name, value in fake_run().items()}
+    study = artifacts["study/summary.json"]
+    study["arms"][f"{EVIL}"] = study["arms"]["directions"]
+    for record in artifacts["steer/sweep.json"]["points"]:
+        record["vector"] += EVIL
+    (tmp_path / "calm").mkdir()
+    calm_artifacts = fake_run()
+    calm_artifacts["study/summary.json"]["arms"]["calm"] = calm_artifacts["study/summary.json"]["arms"]["directions"]
+    calm = page_of(write_run(tmp_path / "calm", calm_artifacts, n_scores=20))
+    run = write_run(tmp_path / "evil", artifacts, n_scores=20, ids=EVIL)
+    source = (run / "report.html") if write_report(run) else run
+    html = source.read_text(encoding="utf-8")
+    evil = Page(html)
+    assert [tag for tag, _ in evil.tags] == [tag for tag, _ in calm.tags]
+    assert evil.text.count(EVIL) > 20  # shown as it is, to be read
+    assert "<script>alert" not in html
+    # Figures and palette are data; of the two scripts that run, neither depends on the corpus.
+    running = [attrs for tag, attrs in evil.tags if tag == "script" and attrs.get("type") != "application/json"]
+    assert len(running) == 2
+    assert [text for text in evil.scripts if "Plotly" in text] == [text for text in calm.scripts if "Plotly" in text]
+    hovers = [text for text in evil.scripts if '"scatter"' in text]
+    assert hovers and all("<" not in text and ">" not in text for text in hovers)
+    # Plotly reads markup in labels, so what it gets is escaped once more than JSON needs.
+    labels = json.dumps([json.loads(text) for text in hovers])
+    assert "&lt;script&gt;" in labels and "<script" not in labels
+
+
+def test_no_address_of_the_network_is_loaded(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path, fake_run(), n_scores=20))
+    links = [value for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href", "srcset")]
+    assert links and all(value and (value.startswith("#") or (tmp_path / value).is_file()) for value in links)
+    policy = next(attrs["content"] for tag, attrs in page.tags if tag == "meta" and "http-equiv" in attrs)
+    assert policy and policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert len(re.findall("'sha256-", policy)) == 2
+
+
+def test_embedded_json_survives_the_round_trip() -> None:
+    text = embed_json({"x": [EVIL, None, 1.5, float("nan")]})
+    assert not re.search("[<>&]", text)
+    assert json.loads(text) == {"x": [EVIL, None, 1.5, None]}
+
+
+def test_long_texts_are_clipped_and_odd_characters_kept_out(tmp_path: Path) -> None:
+    artifacts = {"interpret/directions.json": fake_run()["interpret/directions.json"]}
+    direction = artifacts["interpret/directions.json"]["directions"][0]
+    direction["positive"] = [exemplar(f"r{i}", 1.0) | {"response": "&" * 90_000} for i in range(30)]
+    direction["negative"] = [exemplar("odd", -1.0) | {"prompt": "half \ud800 pair", "response": "عدد"}]
+    path = write_report(write_run(tmp_path, artifacts))
+    assert path.stat().st_size < 8_000_000
+    html = path.read_text(encoding="utf-8")
+    assert "more characters]" in html
+    assert "half ? pair" in html
+    assert '<pre dir="auto">عدد</pre>' in html
+
+
+def test_a_chat_prompt_is_shown_with_its_roles(tmp_path: Path) -> None:
+    artifacts = {"interpret/directions.json": fake_run()["interpret/directions.json"]}
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
+    artifacts["interpret/directions.json"]["directions"][0]["positive"][0]["prompt"] = turns
+    assert "system: Be brief. user: 2+2?" in page_of(write_run(tmp_path, artifacts)).words()
+
+
+def headline_of(tmp_path: Path, study: dict[str, Any] | None) -> str:
+    artifacts = {"run.json": {}} | ({"study/summary.json": study} if study else {})
+    return " ".join(headline(collect(write_run(tmp_path, artifacts)))).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_headline_of_a_winner(tmp_path: Path) -> None:
+    assert headline_of(tmp_path, fake_run()["study/summary.json"]) == (
+        "The best arm by mean pass@1 is directions: 41.2 % [39.2, 43.2]. "
+        "Its paired difference to random is +4.8 points [+2.6, +7.0] over 3 seeds, p = 0.004 after Holm: "
+        "the interval excludes zero. "
+        "The untuned model has 30.1 % [28.1, 32.1]; directions differs from it by +11.1 points [+8.1, +14.1]."
+    )
+
+
+def test_headline_when_nothing_is_separated(tmp_path: Path) -> None:
+    study = fake_run()["study/summary.json"]
+    study["paired"] = [study["paired"][0] | difference(0.048, 0.06, 0.3)]
+    text = headline_of(tmp_path, study)
+    assert "+4.8 points [−1.2, +10.8]" in text
+    assert "the interval includes zero; no arm is separated from random at these seeds." in text
+
+
+def test_headline_respects_the_correction(tmp_path: Path) -> None:
+    study = fake_run()["study/summary.json"]
+    study["paired"] = [study["paired"][0] | {"p_holm": 0.09}]
+    text = headline_of(tmp_path, study)
+    assert "excludes zero, but not after the correction" in text
+    assert "no arm is separated from random at these seeds." in text
+
+
+def test_headline_reads_a_pair_recorded_the_other_way_round(tmp_path: Path) -> None:
+    study = fake_run()["study/summary.json"]
+    study["paired"] = [study["paired"][0] | {"a": "random", "b": "directions"} | difference(-0.048, 0.022, 0.004)]
+    assert "+4.8 points [+2.6, +7.0]" in headline_of(tmp_path, study)
+
+
+def test_headline_when_random_is_best(tmp_path: Path) -> None:
+    study = fake_run()["study/summary.json"]
+    study["arms"]["random"]["pass@1"] = estimate(0.5)
+    study["paired"] = [study["paired"][0] | difference(-0.09, 0.2, 0.3)]
+    text = headline_of(tmp_path, study)
+    assert "is random: 50.0 %" in text
+    assert "no other arm has a higher mean, and no arm is separated from random at these seeds." in text
+    study["paired"] = [study["paired"][0] | difference(-0.09, 0.02, 0.001)]
+    assert "Separated from random: directions (−9.0 points [−11.0, −7.0])." in headline_of(tmp_path, study)
+
+
+def test_headline_without_an_interval_claims_nothing(tmp_path: Path) -> None:
+    study = fake_run()["study/summary.json"]
+    study["seeds"] = [0]
+    study["paired"] = [study["paired"][0] | {"low": None, "high": None, "p_value": None, "p_holm": None}]
+    text = headline_of(tmp_path, study)
+    assert "+4.8 points [–] over 1 seed: without an interval it is not separated from random" in text
+    study["paired"] = []
+    assert "was not measured, so no gain can be claimed." in headline_of(tmp_path, study)
+
+
+def test_headline_without_a_study_or_a_result(tmp_path: Path) -> None:
+    assert "no study" in headline_of(tmp_path, None)
+    study = fake_run()["study/summary.json"]
+    study["arms"] = {"base": study["arms"]["base"], "coverage": study["arms"]["coverage"]}
+    assert "No arm of the study has a pass@1" in headline_of(tmp_path, study)
+
+
+def test_undefined_numbers_are_dashes_with_a_reason(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    arms = artifacts["study/summary.json"]["arms"]
+    arms["directions"]["pass@1"] = {"mean": 0.4, "low": None, "high": None, "seeds": [0.4]}
+    arms["random"]["pass@4"] = {"mean": None, "low": None, "high": None, "seeds": []}
+    arms["random"]["cost_seconds"] = None
+    pilot = {"name": "2-", "status": "failed", "reason": "too few rows", "pass@1": None, "difference_to_random": None}
+    artifacts["probe/probe.json"]["directions"].append(pilot | {"verdict": None})
+    words = page_of(write_run(tmp_path, artifacts)).words()
+    assert "40.0 [–] one seed gives no interval" in words
+    assert "– not measured" in words
+    assert "– failed: training diverged at step 12" in words
+    assert "– failed: too few rows" in words
+    assert "None" not in words and "nan" not in words.lower().split()
+
+
+def test_warnings_say_what_failed_was_cut_or_not_scored(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    assert warnings(collect(write_run(tmp_path, artifacts))) == (
+        "Study, arm coverage: failed: training diverged at step 12.",
+    )
+    artifacts["run.json"]["warnings"] = ["The corpus has 3 rejected rows."]
+    artifacts["activations/manifest.json"]["n_truncated"] = 41
+    artifacts["study/summary.json"]["arms"]["random"]["n_unscored"] = 7
+    artifacts["steer/sweep.json"]["points"][3]["truncated_fraction"] = 0.25
+    (tmp_path / "probe.partial").mkdir()
+    found = warnings(collect(write_run(tmp_path, artifacts)))
+    assert found == (
+        "The corpus has 3 rejected rows.",
+        "probe: not finished; run the same command again to finish it.",
+        "Activations: 41 of 4,000 rows (1.0 %) were truncated.",
+        "Study, arm random: 7 responses could not be scored.",
+        "Study, arm coverage: failed: training diverged at step 12.",
+        "Steering points: 1 of 32 had more than 1 % of responses cut at the token limit (at most 25.0 %).",
+    )
+    page = page_of(tmp_path)
+    assert "warnings" in page.ids() and all(warning in page.words() for warning in found)
+
+
+def test_no_warnings_no_box(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    del artifacts["study/summary.json"]["arms"]["coverage"]
+    assert "warnings" not in page_of(write_run(tmp_path, artifacts)).ids()
+
+
+def test_forest_plot_holds_the_numbers_of_the_study(tmp_path: Path) -> None:
+    import plotly.graph_objects as go
+
+    from skillbasis.report.charts import study_forest
+
+    study = collect(write_run(tmp_path, fake_run())).study
+    assert study is not None
+    figure = study_forest(study)
+    assert isinstance(figure, go.Figure)
+    means = {trace.hovertext[0].split("<br>")[0]: trace for trace in figure.data if trace.error_x.array is not None}
+    assert set(means) == {"base", "random", "directions"}  # the failed arm has nothing to draw
+    arm = means["directions"]
+    assert (arm.x[0], arm.error_x.array[0], arm.error_x.arrayminus[0]) == pytest.approx((41.2, 2.0, 2.0))
+    dots = [trace for trace in figure.data if trace.error_x.array is None]
+    assert list(dots[-1].x) == pytest.approx([40.5, 41.0, 42.1])
+    assert figure.layout.shapes[0].x0 == pytest.approx(30.1)  # the untuned model
+
+
+def test_dose_response_has_one_colour_per_direction_in_all_scopes(tmp_path: Path) -> None:
+    from skillbasis.report.charts import GREY, dose_response
+
+    artifacts = fake_run()
+    points = artifacts["steer/sweep.json"]["points"]
+    artifacts["steer/sweep.json"]["points"] = [p for p in points if (p["scope"], p["vector"]) != ("all", "d3+")]
+    sweep = collect(write_run(tmp_path, artifacts)).sweep
+    assert sweep is not None and sweep.scopes == ["last-prompt", "all"]
+    colours = []
+    for scope in sweep.scopes:
+        figure = dose_response(sweep, scope)
+        assert figure is not None
+        colours.append({trace.name: trace.line.color for trace in figure.data if trace.name})
+    assert colours[0]["d1-"] == colours[1]["d1-"] != colours[0]["d3+"]
+    assert colours[0]["random vectors"] == GREY
+    assert "d3+" not in colours[1]
+
+
+def test_every_colour_of_a_figure_has_a_dark_one(tmp_path: Path) -> None:
+    from skillbasis.report.charts import CLEAR, dark_palette
+
+    page = page_of(write_run(tmp_path, fake_run(), n_scores=20))
+    figures = "".join(text for text in page.scripts if '"layout"' in text and "Plotly" not in text)
+    used = set(re.findall(r'"(#[0-9a-f]{6}|rgba\([^)]*\))"', figures)) - {CLEAR}
+    assert len(used) > 6
+    assert used <= {light for light, _ in dark_palette()}
+
+
+def test_scores_are_sampled_the_same_way_twice(tmp_path: Path) -> None:
+    run = write_run(tmp_path, {"run.json": {"seed": 3}}, n_scores=N_SCATTER_POINTS + 500)
+    first, second = collect(run).scores, collect(run).scores
+    assert first == second and first is not None
+    assert (len(first.ids), len(set(first.ids)), first.n_rows) == (3000, 3000, 3500)
+    import pyarrow.parquet as pq
+
+    truth = {row["id"]: (row["d0"], row["d1"]) for row in pq.read_table(run / "scores.parquet").to_pylist()}
+    assert all(truth[name] == (x, y) for name, x, y in zip(first.ids, first.x, first.y, strict=True))
+
+
+def test_scores_on_one_direction_give_no_scatter(tmp_path: Path) -> None:
+    write_scores(tmp_path / "scores.parquet", 10, n_directions=1)
+    assert "basis" not in page_of(tmp_path).ids()
+
+
+def test_a_directory_without_artifacts_is_wrong_use(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds nothing to report"):
+        write_report(tmp_path)
+    with pytest.raises(UsageError, match="there is no run directory"):
+        write_report(tmp_path / "absent")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_artifact_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, {"study/summary.json": {"arms": {"base": {"n_rows": "many"}}}})
+    with pytest.raises(ArtifactError, match=r"study/summary\.json cannot be reported: arms\.base\.n_rows"):
+        write_report(run)
+    (run / "study/summary.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"summary\.json is damaged"):
+        write_report(run)
+    (run / "study/summary.json").unlink()
+    (run / "scores.parquet").write_bytes(b"not parquet")
+    with pytest.raises(ArtifactError, match=r"scores\.parquet is damaged"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+
+
+def test_a_failed_rewrite_leaves_the_old_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path, {"run.json": {"title": "first"}})
+    before = write_report(run).read_bytes()
+    (run / "run.json").write_text("{")
+    with pytest.raises(ArtifactError):
+        write_report(run)
+    assert (run / "report.html").read_bytes() == before
+
+
+def printed(run: Path, width: int = 140) -> str:
+    from rich.console import Console
+
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal_table(run))
+    return console.export_text().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_terminal_table(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    arms = artifacts["study/summary.json"]["arms"]
+    arms["[red]odd[/red]"] = copy.deepcopy(arms["directions"])
+    run = write_run(tmp_path, artifacts)
+    rows = {line.split()[0]: line for line in printed(run).splitlines() if line.strip()}
+    assert "41.2 [39.2, 43.2]" in rows["directions"] and "56.6 [54.6, 58.6]" in rows["directions"]
+    assert "+4.8 [+2.6, +7.0]" in rows["directions"] and "0.004" in rows["directions"]
+    assert "Better than random" in rows["directions"]
+    assert "–" in rows["coverage"] and "Failed." in rows["coverage"]
+    assert "[red]odd[/red]" in rows  # a name, not markup
+    assert "difference: not measured" in rows["[red]odd[/red]"]
+    assert all(len(line) <= 80 for line in printed(run, width=80).splitlines())
+
+
+def test_terminal_table_needs_a_study(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no study/summary\.json"):
+        terminal_table(write_run(tmp_path, {"run.json": {}}))
+
+
+def test_numbers_are_written_the_same_everywhere() -> None:
+    assert [percent(x) for x in (0.4125, 0.0, -0.0001, None)] == ["41.2", "0.0", "0.0", "–"]
+    assert percent(-0.012, signed=True) == "−1.2"
+    assert [p_text(x) for x in (0.0004, 0.04, None)] == ["< 0.001", "0.040", "–"]
+    assert [duration(x) for x in (4.21, 59.97, 200, 3720, None)] == [
+        "4.2 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "1 h 02 min",
+        "–",
+    ]
+    assert str(show(Difference(mean=0.03, low=-0.004, high=0.066))) == "+3.0 [−0.4,\N{NO-BREAK SPACE}+6.6]"
+    assert str(show(Interval(), Measured(status="partial"))) == "– (partial, no reason recorded)"

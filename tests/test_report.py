@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from skillbasis.report.page import embed_json
 from skillbasis.report.records import Difference, Interval, Measured
 from skillbasis.report.wording import duration, headline, p_text, percent, show, warnings
 
+CHROMIUM = shutil.which("chromium")
 EVIL = "<script>alert(1)</script></script><!--<script>&\"'"
 
 
@@ -229,7 +233,9 @@ def test_the_whole_page(tmp_path: Path) -> None:
     page = Page(path.read_text(encoding="utf-8"))
     assert {*SECTIONS.values(), "making"} <= page.ids()
     figures = {"study-arms", "study-paired", "probe", "steer-0", "steer-1", "scree", "scores"}
-    assert {attrs["data-figure"] for _, attrs in page.tags if "data-figure" in attrs} == figures
+    assert {(attrs["data-figure"] or "")[5:] for _, attrs in page.tags if "data-figure" in attrs} == figures
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))  # a plot is drawn where its id is
     words = page.words()
     for text in (
         "41.2 [39.2,\N{NO-BREAK SPACE}43.2]",
@@ -272,41 +278,40 @@ def test_a_page_without_plots_carries_no_script(tmp_path: Path) -> None:
     assert tmp_path.name in page.words()
 
 
-def test_only_text_and_two_scripts_whatever_the_corpus_says(tmp_path: Path) -> None:
-    """Hostile text in every string of every artifact: the page has the same tags as with harmless text."""
+def with_texts(mark: str) -> dict[str, Any]:
+    """The made-up run with `mark` added to every free text and name of it."""
 
-    def poison(value: Any, key: str = "") -> Any:
+    def marked(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
-            return {name: poison(item, name) for name, item in value.items()}
+            return {name: marked(item, name) for name, item in value.items()}
         if isinstance(value, list):
-            return [poison(item, key) for item in value]
-        keep = ("status", "kind", "verdict", "metric", "a", "b", "scope", "vector")
-        return value + EVIL if isinstance(value, str) and key not in keep else value
+            return [marked(item, key) for item in value]
+        fixed = key in ("status", "kind", "verdict", "metric", "a", "b")
+        return value + mark if isinstance(value, str) and not fixed else value
 
-    artifacts = {name: poison(value) for name, value in fake_run().items()}
+    artifacts = {name: marked(value) for name, value in fake_run().items()}
     study = artifacts["study/summary.json"]
-    study["arms"][f"{EVIL}"] = study["arms"]["directions"]
-    for record in artifacts["steer/sweep.json"]["points"]:
-        record["vector"] += EVIL
-    (tmp_path / "calm").mkdir()
-    calm_artifacts = fake_run()
-    calm_artifacts["study/summary.json"]["arms"]["calm"] = calm_artifacts["study/summary.json"]["arms"]["directions"]
-    calm = page_of(write_run(tmp_path / "calm", calm_artifacts, n_scores=20))
-    run = write_run(tmp_path / "evil", artifacts, n_scores=20, ids=EVIL)
-    source = (run / "report.html") if write_report(run) else run
-    html = source.read_text(encoding="utf-8")
+    study["arms"][f"arm{mark}"] = study["arms"]["directions"]
+    study["paired"].append(study["paired"][0] | {"a": f"arm{mark}"})
+    return artifacts
+
+
+def test_no_text_of_the_corpus_is_markup_or_script(tmp_path: Path) -> None:
+    calm = page_of(write_run(tmp_path / "calm", with_texts("calm"), n_scores=20, ids="calm"))
+    html = write_report(write_run(tmp_path / "evil", with_texts(EVIL), n_scores=20, ids=EVIL)).read_text("utf-8")
     evil = Page(html)
+    # Hostile texts give the same elements as harmless ones, and are there to be read as they are.
     assert [tag for tag, _ in evil.tags] == [tag for tag, _ in calm.tags]
-    assert evil.text.count(EVIL) > 20  # shown as it is, to be read
+    assert evil.text.count(EVIL) > 20
     assert "<script>alert" not in html
-    # Figures and palette are data; of the two scripts that run, neither depends on the corpus.
-    running = [attrs for tag, attrs in evil.tags if tag == "script" and attrs.get("type") != "application/json"]
-    assert len(running) == 2
-    assert [text for text in evil.scripts if "Plotly" in text] == [text for text in calm.scripts if "Plotly" in text]
-    hovers = [text for text in evil.scripts if '"scatter"' in text]
-    assert hovers and all("<" not in text and ">" not in text for text in hovers)
-    # Plotly reads markup in labels, so what it gets is escaped once more than JSON needs.
-    labels = json.dumps([json.loads(text) for text in hovers])
+    # Of all scripts two run, and these are the same two.
+    kinds = [attrs.get("type") for tag, attrs in evil.tags if tag == "script"]
+    running = [text for text, kind in zip(evil.scripts, kinds, strict=True) if kind is None]
+    assert len(running) == 2 and running == calm.scripts[-2:]
+    # Plotly reads markup in labels, so what it gets from the figures is escaped once more than JSON needs.
+    figures = [text for text, kind in zip(evil.scripts, kinds, strict=True) if kind == "application/json"]
+    assert len(figures) == 8 and not re.search("[<>&]", "".join(figures))
+    labels = "".join(json.dumps(json.loads(text)) for text in figures)
     assert "&lt;script&gt;" in labels and "<script" not in labels
 
 
@@ -317,6 +322,17 @@ def test_no_address_of_the_network_is_loaded(tmp_path: Path) -> None:
     policy = next(attrs["content"] for tag, attrs in page.tags if tag == "meta" and "http-equiv" in attrs)
     assert policy and policy.startswith("default-src 'none'; script-src 'sha256-")
     assert len(re.findall("'sha256-", policy)) == 2
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs chromium: apt-get install chromium")
+def test_a_browser_draws_every_plot_under_the_policy(tmp_path: Path) -> None:
+    page = write_report(write_run(tmp_path / "run", with_texts(EVIL), n_scores=20, ids=EVIL))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=5000"]
+    command = [str(CHROMIUM), *flags, "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.count("js-plotly-plot") >= 7 and done.stdout.count('class="xaxislayer-above"') >= 7
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]  # no error, nothing refused
 
 
 def test_embedded_json_survives_the_round_trip() -> None:
@@ -420,8 +436,8 @@ def test_undefined_numbers_are_dashes_with_a_reason(tmp_path: Path) -> None:
     words = page_of(write_run(tmp_path, artifacts)).words()
     assert "40.0 [–] one seed gives no interval" in words
     assert "– not measured" in words
-    assert "– failed: training diverged at step 12" in words
-    assert "– failed: too few rows" in words
+    assert "coverage failed: training diverged at step 12 400 – – – – –" in words
+    assert "2- – – – – failed: too few rows" in words
     assert "None" not in words and "nan" not in words.lower().split()
 
 
@@ -463,13 +479,14 @@ def test_forest_plot_holds_the_numbers_of_the_study(tmp_path: Path) -> None:
     assert study is not None
     figure = study_forest(study)
     assert isinstance(figure, go.Figure)
-    means = {trace.hovertext[0].split("<br>")[0]: trace for trace in figure.data if trace.error_x.array is not None}
+    line, *marks = figure.data
+    assert list(line.x) == pytest.approx([30.1, 30.1])  # the untuned model
+    means = {trace.hovertext[0].split("<br>")[0]: trace for trace in marks if trace.error_x.array is not None}
     assert set(means) == {"base", "random", "directions"}  # the failed arm has nothing to draw
     arm = means["directions"]
     assert (arm.x[0], arm.error_x.array[0], arm.error_x.arrayminus[0]) == pytest.approx((41.2, 2.0, 2.0))
-    dots = [trace for trace in figure.data if trace.error_x.array is None]
+    dots = [trace for trace in marks if trace.error_x.array is None]
     assert list(dots[-1].x) == pytest.approx([40.5, 41.0, 42.1])
-    assert figure.layout.shapes[0].x0 == pytest.approx(30.1)  # the untuned model
 
 
 def test_dose_response_has_one_colour_per_direction_in_all_scopes(tmp_path: Path) -> None:
@@ -550,7 +567,7 @@ def test_a_failed_rewrite_leaves_the_old_page(tmp_path: Path) -> None:
 def printed(run: Path, width: int = 140) -> str:
     from rich.console import Console
 
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(terminal_table(run))
     return console.export_text().replace("\N{NO-BREAK SPACE}", " ")
 
@@ -560,14 +577,16 @@ def test_terminal_table(tmp_path: Path) -> None:
     arms = artifacts["study/summary.json"]["arms"]
     arms["[red]odd[/red]"] = copy.deepcopy(arms["directions"])
     run = write_run(tmp_path, artifacts)
-    rows = {line.split()[0]: line for line in printed(run).splitlines() if line.strip()}
-    assert "41.2 [39.2, 43.2]" in rows["directions"] and "56.6 [54.6, 58.6]" in rows["directions"]
-    assert "+4.8 [+2.6, +7.0]" in rows["directions"] and "0.004" in rows["directions"]
-    assert "Better than random" in rows["directions"]
-    assert "–" in rows["coverage"] and "Failed." in rows["coverage"]
-    assert "[red]odd[/red]" in rows  # a name, not markup
-    assert "difference: not measured" in rows["[red]odd[/red]"]
-    assert all(len(line) <= 80 for line in printed(run, width=80).splitlines())
+    wide, narrow = printed(run), printed(run, width=80)
+    row = wide.split("directions", 1)[1].split("coverage")[0]
+    first = " ".join(row.split("\n")[0].split())
+    assert first == "400 41.2 56.6 +4.8 0.004 Better than random at these seeds."
+    assert re.findall(r"\[.*?\]", row) == ["[39.2, 43.2]", "[54.6, 58.6]", "[+2.6, +7.0]"]
+    assert re.search(r"coverage +400 +– +– +– +– +Failed\.", wide)
+    assert "[red]odd[/red]" in wide  # a name, not markup
+    assert "difference: not measured" in wide
+    assert all(len(line) <= 80 for line in narrow.splitlines())
+    assert "[39.2, 43.2]" in narrow and "[+2.6, +7.0]" in narrow
 
 
 def test_terminal_table_needs_a_study(tmp_path: Path) -> None:

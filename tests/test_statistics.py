@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+
 from skillbasis import statistics as st
 from skillbasis.errors import UsageError
 

@@ -164,7 +164,7 @@ def _read_hub(source: str, split: str) -> Iterator[RawRow]:
 
 def read_source(source: str, split: str) -> Iterator[RawRow]:
     if source == "embedded":
-        from .world.pool import pool_path
+        from .world.assets import pool_path
 
         return _read_file(pool_path())
     path = Path(source)

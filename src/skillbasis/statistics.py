@@ -374,8 +374,7 @@ def _standard_error(x: NDArray[np.float64], clusters: Sequence[Any] | None) -> t
     scale = max(1.0, float(np.abs(x).max()))
     if float(np.abs(residuals).max()) <= 1e-12 * scale:  # rounding of equal values
         return math.nan, n_units, f"no spread between {n_units} {unit}s: the standard error is unknown"
-    variance = float(np.sum(residuals**2)) * n_units / (n_units - 1) / x.size**2
-    return math.sqrt(variance), n_units, None
+    return math.sqrt(float(np.sum(residuals**2)) * n_units / (n_units - 1)) / x.size, n_units, None
 
 
 def _t_quantile(q: float, df: int) -> float:

@@ -20,7 +20,9 @@ ANSWER_CHARS = 2_000
 _THOUGHT_TAGS = (("<think>", "</think>"), ("<|begin_of_thought|>", "<|end_of_thought|>"))
 # An escaped character (also \{ and \\) is one token, so that it cannot open or close a group.
 _BOX_TOKENS = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_BETWEEN_BOXES = re.compile(r"(?:\s|\$|\\[()\[\]])*(?:,|;|and|or|\\text\{\s*(?:and|or)\s*\})(?:\s|\$|and|or|\\[()\[\]])*")
+_BETWEEN_BOXES = re.compile(
+    r"(?:\s|\$|\\[()\[\]])*(?:,|;|and|or|\\text\{\s*(?:and|or)\s*\})(?:\s|\$|and|or|\\[()\[\]])*"
+)
 
 # A pair of dollars around words is two prices, not a formula.
 _MATH = (
@@ -40,10 +42,11 @@ _ANSWER_IS = re.compile(
 _SENTENCE_END = re.compile(r"[.;!?](?=\s|$)|\n")
 
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\[,!;: ]|\\q?quad(?![A-Za-z])|\\(?:left|right)(?![A-Za-z])|~")
+_SPACING = re.compile(r"(?<!\\)\\[,!;: ]|\\q?quad(?![A-Za-z])|\\(?:left|right)(?![A-Za-z])|~")
 _LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
-_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_INTEGER = re.compile(r"[+-]?\d+(?:\.0*)?")
+_THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_INTEGER = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
+_PERCENT = re.compile(r"([+-]?[0-9.]+)\\?%")
 _WORDS = re.compile(r"(?=.*[a-z]{4})[a-z]+(?:[ '-][a-z]+)*")
 
 
@@ -111,9 +114,10 @@ def _unboxed_answer(tail: str) -> str | None:
         clause = match["clause"]
     if clause is not None and (answer := _clean(_from_clause(clause))):
         return answer
-    expressions = [_content(match) for match in _EXPRESSION.finditer(tail)]
+    expressions = [text for match in _EXPRESSION.finditer(tail) if (text := _content(match))]
     with_digit = [text for text in expressions if any(c.isdigit() for c in text)]
-    return (with_digit or expressions or [None])[-1]
+    best = with_digit or expressions
+    return best[-1] if best else None
 
 
 def _from_clause(clause: str) -> str:
@@ -132,9 +136,10 @@ def _content(match: re.Match[str]) -> str:
 
 def _clean(answer: str) -> str:
     """Drops what surrounds an answer: spaces, dollars, bold marks, a closing full stop; and halves of surrogates."""
-    answer = re.sub(r"(?<!\\)\$|\*\*(?=\D|$)|(?<![\w)}])\*\*", "", answer)
-    answer = re.sub(r"^\s*\\[(\[]|\\[)\]]\s*$", "", answer)
-    return answer.strip().rstrip(".,;:").strip().encode("utf-8", "replace").decode()
+    answer = re.sub(r"(?<!\\)\$", "", answer)
+    answer = re.sub(r"^\s*(?:\*\*|\\[(\[])|(?:\*\*|\\[)\]])[\s.]*$", "", answer)
+    answer = re.sub(r"(?<!\\right)[.,;:]+$", "", answer.strip())
+    return answer.strip().encode("utf-8", "replace").decode()
 
 
 def reference_answer(answer: str) -> str:
@@ -155,7 +160,7 @@ def canonical(answer: str) -> str:
     text = _SPACING.sub("", _clean(answer)).replace("\\$", "")
     text = _TEXT_COMMAND.sub(r"\1", text) if _TEXT_COMMAND.fullmatch(text) else text
     text = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", text)
-    text = _LOOSE_SPACE.sub("", text.strip()).rstrip(".")
+    text = _LOOSE_SPACE.sub("", text.strip())
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     if _INTEGER.fullmatch(text):
@@ -171,7 +176,8 @@ def same_text(answer: str, reference: str) -> bool | None:
     Returns: None where mathematics must decide.
     """
     first, second = canonical(answer), canonical(reference)
-    if first == second:
+    # A percent sign the question already implies may be left out on either side.
+    if first == second or _PERCENT.sub(r"\1", first) == _PERCENT.sub(r"\1", second):
         return True
     if all(_INTEGER.fullmatch(text) for text in (first, second)):
         return False

@@ -93,15 +93,24 @@ def _graded_groups(
 
 def answer_task(
     lm: LanguageModel, task: Task, settings: SamplingSettings, intervention: Intervention | None = None
-) -> TaskResult:
-    """Answers and grades a task in memory, for pilots and studies that keep the table themselves."""
+) -> tuple[TaskResult, list[dict[str, Any]]]:
+    """Answers and grades a task in memory; returns the graded table and the sample records behind it."""
     ids = {problem.id for problem in task.problems}
     records = [
         _record(task.name, completion, grade, seconds)
         for group in _graded_groups(lm, task, settings, intervention, ids)
         for completion, grade, seconds in group
     ]
-    return collect(task, records, settings.rollouts)
+    return collect(task, records, settings.rollouts), records
+
+
+def write_samples(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Writes sample records as Parquet, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(records), schema=_sample_schema()), temporary)
 
 
 def _record(task: str, completion: Completion, grade: GradeResult, seconds: float) -> dict[str, Any]:
@@ -200,7 +209,6 @@ def _fill(
     on_samples: OnSamples | None,
 ) -> dict[str, TaskResult]:
     """Samples what is missing into part files, then joins them into samples.parquet."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     parts = sorted(work.glob("part-*.parquet"))
@@ -212,9 +220,8 @@ def _fill(
         todo = {problem.id for problem in task.problems} - done
         for group in _graded_groups(lm, task, settings, intervention, todo):
             new = [_record(task.name, completion, grade, seconds) for completion, grade, seconds in group]
-            with atomic_path(work / f"part-{len(parts):05d}.parquet") as temporary:
-                pq.write_table(pa.Table.from_pylist(new, schema=_sample_schema()), temporary)
             parts.append(work / f"part-{len(parts):05d}.parquet")
+            write_samples(parts[-1], new)
             records += new
             n_correct += sum(record["correct"] for record in new)
             if on_samples:
@@ -222,8 +229,7 @@ def _fill(
     order = {(task.name, problem.id): i for task in tasks for i, problem in enumerate(task.problems)}
     names = [task.name for task in tasks]
     records.sort(key=lambda r: (names.index(r["task"]), order[r["task"], r["problem_id"]], r["sample"]))
-    with atomic_path(work / "samples.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist(records, schema=_sample_schema()), temporary)
+    write_samples(work / "samples.parquet", records)
     for part in parts:
         part.unlink()
     return {

@@ -150,7 +150,7 @@ def scree(basis: BasisFacts) -> Figure | None:
     )
     figure.update_xaxes(title_text="direction", showgrid=False, dtick=max(1, len(values) // 12))
     figure.update_yaxes(title_text=title, rangemode="tozero")
-    figure.update_layout(bargap=0.35)
+    figure.update_layout(bargap=0.5)
     return figure
 
 
@@ -219,6 +219,11 @@ def _forest(rows: Sequence[_Row], *, title: str, line: float | None) -> Figure |
     if not rows:
         return None
     figure = _figure(height=76 + 34 * len(rows))
+    ends = [len(rows) - 0.4, -0.6]
+    if line is not None:
+        # A trace, not a shape: it lies above the grid and below the estimates.
+        style = {"color": GREY, "width": 1, "dash": "dash"}
+        figure.add_scatter(x=[100 * line] * 2, y=ends, mode="lines", line=style, hoverinfo="skip")
     for position, row in enumerate(rows):
         mean = row.value.mean or 0.0
         seeds = [100 * value for value in row.value.seeds if value is not None]
@@ -249,14 +254,12 @@ def _forest(rows: Sequence[_Row], *, title: str, line: float | None) -> Figure |
             hovertext=[f"{_text(row.label, MAX_ID_CHARS)}<br>{show(row.value)}"],
             hoverinfo="text",
         )
-    if line is not None:
-        figure.add_vline(x=100 * line, line={"color": GREY, "width": 1, "dash": "dash"}, layer="below")
     figure.update_xaxes(title_text=title)
     figure.update_yaxes(
         tickvals=list(range(len(rows))),
         ticktext=[_text(row.label) for row in rows],
         tickfont={"color": INK},
-        range=[len(rows) - 0.4, -0.6],
+        range=ends,
         showgrid=False,
     )
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 REPORT = "report.html"
-# Exemplars share this many characters: at most five bytes each once escaped, the page stays below 8 MB.
-EXEMPLAR_CHARS = 300_000
-MAX_EXEMPLAR_CHARS = 4_000
+# All exemplars together, once escaped: with plotly.js (4.8 MB) and the figures the page stays below 8 MB.
+EXEMPLAR_BYTES = 1_500_000
+MAX_EXEMPLAR_CHARS = 8_000
 
 DRAW = """
 (() => {
@@ -133,10 +134,14 @@ def _figures(report: Report) -> dict[str, Figure]:
 
 
 def _exemplar_chars(report: Report) -> int:
-    """How much of each exemplar text is shown, so that all of them together fit."""
+    """How many characters of each exemplar text are shown, so that all of them together fit."""
     directions = report.interpretation.directions if report.interpretation else ()
-    n_texts = 2 * sum(len(direction.positive) + len(direction.negative) for direction in directions)
-    return min(MAX_EXEMPLAR_CHARS, EXEMPLAR_CHARS // max(1, n_texts))
+    exemplars = [exemplar for direction in directions for exemplar in (*direction.positive, *direction.negative)]
+    texts = [text for item in exemplars for text in (item.preview, item.prompt_text, item.response)]
+    limit = MAX_EXEMPLAR_CHARS
+    while sum(len(html.escape(text[:limit]).encode("utf-8", "replace")) for text in texts) > EXEMPLAR_BYTES:
+        limit //= 2
+    return limit
 
 
 def _clip(text: str, limit: int) -> str:

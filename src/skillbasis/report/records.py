@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ALPHA = 0.05
+PREVIEW_CHARS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,11 @@ class Exemplar:
         if isinstance(self.prompt, str):
             return self.prompt
         return "\n\n".join(f"{message.role}: {message.content}" for message in self.prompt)
+
+    @property
+    def preview(self) -> str:
+        """The beginning of the prompt (else of the response) on one line."""
+        return " ".join((self.prompt_text or self.response)[:PREVIEW_CHARS].split())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from ..errors import UsageError
 from .collect import STUDY, collect_study
 from .records import Arm, Study
-from .wording import BASE, DASH, RANDOM, number, p_text, show, why_missing
+from .wording import BASE, DASH, RANDOM, Shown, number, p_text, show, why_missing
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 
 def terminal_table(run: Path) -> Table:
@@ -40,23 +41,24 @@ def terminal_table(run: Path) -> Table:
     table.add_column("arm", style="bold", overflow="fold")
     table.add_column("rows", justify="right", no_wrap=True)
     for metric in metrics:
-        table.add_column(metric, justify="right")
-    table.add_column("vs random", justify="right")
+        table.add_column(metric, justify="right", no_wrap=True)
+    table.add_column("vs random", justify="right", no_wrap=True)
     table.add_column("Holm p", justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold", min_width=12)
     for name, arm in study.arms.items():
         difference = None if name in (BASE, RANDOM) else study.difference(name, RANDOM)
-        shown = show(difference)
-        cells = [name, number(arm.n_rows)]
-        cells += [_estimate(arm, metric) for metric in metrics]
-        cells += [f"{shown.mean} {shown.interval}".strip(), p_text(difference.p_holm if difference else None)]
-        table.add_row(*map(Text, [*cells, _verdict(study, name, arm)]))
+        cells = [Text(name), Text(number(arm.n_rows))]
+        cells += [_stacked(show(arm.metric(metric), arm)) for metric in metrics]
+        cells += [_stacked(show(difference)), Text(p_text(difference.p_holm if difference else None))]
+        table.add_row(*cells, Text(_verdict(study, name, arm)))
     return table
 
 
-def _estimate(arm: Arm, metric: str) -> str:
-    shown = show(arm.metric(metric), arm)
-    return f"{shown.mean} {shown.interval}".strip()
+def _stacked(shown: Shown) -> Text:
+    """The estimate above its interval, so that neither is broken in a narrow terminal."""
+    from rich.text import Text
+
+    return Text.assemble(shown.mean, (f"\n{shown.interval}" if shown.interval else "", "dim"))
 
 
 def _verdict(study: Study, name: str, arm: Arm) -> str:

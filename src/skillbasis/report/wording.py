@@ -8,6 +8,7 @@ from .records import Difference, Interval, Measured, Report, Study
 
 DASH = "–"
 MINUS = "−"
+NBSP = "\N{NO-BREAK SPACE}"
 PRIMARY = "pass@1"
 BASE = "base"
 RANDOM = "random"
@@ -75,7 +76,7 @@ def show(value: Interval | None, of: Measured | None = None, *, signed: bool | N
         return Shown(DASH, "", why_missing(of))
     if not value.bounded:
         return Shown(percent(value.mean, signed=signed), f"[{DASH}]", _no_interval(value))
-    ends = f"[{percent(value.low, signed=signed)},\N{NO-BREAK SPACE}{percent(value.high, signed=signed)}]"
+    ends = f"[{percent(value.low, signed=signed)},{NBSP}{percent(value.high, signed=signed)}]"
     return Shown(percent(value.mean, signed=signed), ends, "")
 
 
@@ -107,7 +108,7 @@ def headline(report: Report) -> tuple[str, ...]:
 
 def _in_percent(shown: Shown) -> str:
     reason = f" ({shown.reason})" if shown.reason else ""
-    return f"{shown.mean} % {shown.interval}{reason}"
+    return f"{shown.mean}{NBSP}% {shown.interval}{reason}"
 
 
 def _in_points(difference: Difference) -> str:
@@ -131,7 +132,7 @@ def _against_random(study: Study, best: str) -> tuple[str, ...]:
     if difference is None or difference.mean is None:
         return (f"Its paired difference to {RANDOM} was not measured, so no gain can be claimed.", *_others(separated))
     seeds = f" over {len(study.seeds)} seed{'s' if len(study.seeds) != 1 else ''}" if study.seeds else ""
-    p = "" if difference.p_holm is None else f", p = {p_text(difference.p_holm)} after Holm".replace("= <", "<")
+    p = "" if difference.p_holm is None else f", {_p_equals(difference.p_holm)} after Holm"
     stem = f"Its paired difference to random is {_in_points(difference)}{seeds}{p}"
     others = {name: value for name, value in separated.items() if name != best}
     if difference.separated:
@@ -143,6 +144,11 @@ def _against_random(study: Study, best: str) -> tuple[str, ...]:
     else:
         why = "the interval includes zero"
     return (f"{stem}: {why}.", *_others(others)) if others else (f"{stem}: {why}; {nobody}",)
+
+
+def _p_equals(value: float) -> str:
+    text = p_text(value)
+    return (f"p {text}" if text.startswith("<") else f"p = {text}").replace(" ", NBSP)
 
 
 def _others(separated: dict[str, Difference]) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..artifact import building, fingerprint, is_current, read_manifest, write_json
-from ..corpus import Corpus, row_text
+from ..artifact import building, fingerprint, is_current, remove_tree, write_json
+from ..corpus import row_text
 from ..errors import SkillbasisError, UsageError
 from ..lm import LanguageModel
 from .loop import fine_tune_in_memory
@@ -19,13 +19,18 @@ TRAINERS = ("trl", "lean")
 
 
 def fine_tune(
-    lm: LanguageModel, corpus: Corpus, settings: TrainingSettings, out: str | Path, *, trainer: str = "trl"
+    lm: LanguageModel,
+    rows: Sequence[tuple[list[dict[str, str]], str]],
+    settings: TrainingSettings,
+    out: str | Path,
+    *,
+    trainer: str = "trl",
 ) -> Path:
-    """Fine-tunes a model on a corpus (usually a selection) into an ordinary checkpoint directory.
+    """Fine-tunes a model on prompts and responses into an ordinary checkpoint directory.
 
     Args:
         lm: the base.
-        corpus: rows with responses.
+        rows: (prompt messages, response) pairs, usually of a selection.
         out: directory of the checkpoint (with tokenizer and `losses.json`); a LoRA run leaves an adapter.
         trainer: `trl` (resumes from its last checkpoint), or `lean` (in memory, for small models).
     Returns: the directory.
@@ -34,38 +39,39 @@ def fine_tune(
     if trainer not in TRAINERS:
         raise UsageError(f"unknown trainer {trainer!r}; allowed are {', '.join(TRAINERS)}")
     out = Path(out)
-    pairs = list(zip(corpus.rows["prompt"], corpus.rows["response"], strict=True))
-    for row_id, (_, response) in zip(corpus.ids, pairs, strict=True):
-        if not response:
-            raise SkillbasisError(f"row {row_id!r} has no response to train on; drop it from {corpus.source}")
+    if not rows:
+        raise UsageError("there are no rows to train on")
+    empty = [number for number, (_, response) in enumerate(rows, 1) if not response]
+    if empty:
+        raise SkillbasisError(f"training row {empty[0]} has no response; {len(empty)} rows have none, drop them")
     inputs = {
         "weights_fingerprint": lm.weights_fingerprint,
-        "corpus_fingerprint": corpus.fingerprint,
+        "rows_fingerprint": rows_fingerprint(rows),
         "settings": asdict(settings),
         "trainer": trainer,
     }
     if is_current(out, KIND, inputs):
         return out
-    manifest: dict[str, Any] = {"base": lm.name, "rows": len(corpus)}
+    manifest: dict[str, Any] = {"base": lm.name, "rows": len(rows)}
     with building(out, KIND, inputs, manifest) as work:
         if trainer == "lean":
-            tuned, losses = fine_tune_in_memory(lm, pairs, settings)
+            tuned, losses = fine_tune_in_memory(lm, rows, settings)
             tuned.model.save_pretrained(work)
         else:
-            losses = _train_with_trl(lm, pairs, settings, work)
+            losses = _train_with_trl(lm, rows, settings, work)
         lm.tokenizer.save_pretrained(work)
         write_json(work / "losses.json", losses)
         manifest["final_loss"] = losses[-1]
     return out
 
 
-def model_fingerprint(path: Path) -> str:
-    """Identifies a fine-tuned checkpoint by what it was made from."""
-    return fingerprint(read_manifest(path, KIND)["inputs"])
+def rows_fingerprint(rows: Sequence[tuple[list[dict[str, str]], str]]) -> str:
+    """Identifies training data by its content and order."""
+    return fingerprint([[prompt, response] for prompt, response in rows])
 
 
 def _train_with_trl(
-    lm: LanguageModel, pairs: Sequence[tuple[list[dict[str, str]], str]], settings: TrainingSettings, work: Path
+    lm: LanguageModel, rows: Sequence[tuple[list[dict[str, str]], str]], settings: TrainingSettings, work: Path
 ) -> list[float]:
     """Trains with TRL's SFTTrainer on prompt-completion data; returns the loss of every optimizer step."""
     import copy
@@ -75,10 +81,8 @@ def _train_with_trl(
     import torch
     from trl import SFTConfig, SFTTrainer
 
-    from ..artifact import remove_tree
-
     # Prompt and completion are given as finished text: the template (or the plain form) is applied once, here.
-    texts = [row_text(prompt, response, lm.tokenizer) for prompt, response in pairs]
+    texts = [row_text(prompt, response, lm.tokenizer) for prompt, response in rows]
     data = datasets.Dataset.from_dict(
         {
             "prompt": [text.prompt_text for text in texts],
@@ -98,7 +102,7 @@ def _train_with_trl(
         )
     on_gpu = lm.device.type == "cuda"
     checkpoints = work / "checkpoints"
-    n_steps = math.ceil(math.ceil(len(pairs) / settings.batch_size) * settings.epochs)
+    n_steps = math.ceil(math.ceil(len(rows) / settings.batch_size) * settings.epochs)
     trainer = SFTTrainer(
         model=copy.deepcopy(lm.model),
         processing_class=lm.tokenizer,

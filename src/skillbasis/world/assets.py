@@ -21,3 +21,8 @@ def pool_path() -> Path:
 def record_path() -> Path:
     """What was measured when the shipped files were made."""
     return _DATA / "record.json"
+
+
+def demo_recipe_path() -> Path:
+    """The recipe that `skillbasis demo` runs."""
+    return _DATA / "demo.yaml"

@@ -1,0 +1,170 @@
+"""Train on these rows, answer those problems: the unit that pilots and studies are made of, one artifact each.
+
+Cells are independent: worker processes take them side by side, a finished cell is never run again, and a failed one is
+recorded with its reason while the others go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .artifact import building, is_current, read_json, write_json
+from .engine import map_jobs
+from .errors import SkillbasisError
+from .evaluate.generate import SamplingSettings
+from .evaluate.run import TaskResult, answer_task, collect, read_samples, write_samples
+from .evaluate.tasks import load_task
+from .lm import LanguageModel, load_model
+from .train.loop import fine_tune_in_memory
+from .train.settings import TrainingSettings
+from .train.sft import fine_tune, rows_fingerprint
+
+KIND = "cell"
+Rows = list[tuple[list[dict[str, str]], str]]
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """What all cells of one comparison share."""
+
+    model: str
+    dtype: str
+    task: str
+    instruction: str
+    n_problems: int | None
+    """The first so many problems of the task; None takes all."""
+    sampling: SamplingSettings
+    training: TrainingSettings
+    trainer: str
+    """`lean` (in memory) or `trl`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tune and its evaluation."""
+
+    name: str
+    """Path of the cell's artifact below the directory of cells."""
+    rows: Rows | None
+    """(prompt messages, response) pairs to train on; None answers with the base model."""
+    training_seed: int
+    sampling_seed: int
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What came of a cell: a graded table, or the reason why there is none."""
+
+    name: str
+    result: TaskResult | None
+    reason: str | None
+    seconds: float
+    """Wall time of training and evaluation together."""
+
+    def pass_at_k(self, k: int) -> np.ndarray:
+        """(problems,). Raises: SkillbasisError: the cell failed."""
+        if self.result is None:
+            raise SkillbasisError(f"cell {self.name} failed: {self.reason}")
+        return self.result.pass_at_k(k)
+
+
+def run_cells(
+    out: Path,
+    cells: Sequence[Cell],
+    settings: CellSettings,
+    base_fingerprint: str,
+    *,
+    n_workers: int | None = None,
+    on_cell: Callable[[CellResult, int, int], None] | None = None,
+) -> dict[str, CellResult]:
+    """Runs the cells that are not there yet, side by side.
+
+    Args:
+        out: a directory with one artifact per cell (an evaluation directory with the losses of the training).
+        base_fingerprint: weights of the base model.
+        on_cell: called with each finished cell, the number done and the number in all.
+    Returns: results by name, failed ones too.
+    """
+    todo: list[tuple[Cell, Path, dict[str, Any]]] = []
+    results: dict[str, CellResult] = {}
+    for cell in cells:
+        inputs = _inputs(cell, settings, base_fingerprint)
+        if is_current(out / cell.name, KIND, inputs):
+            results[cell.name] = _load(out / cell.name, cell.name, settings)
+        else:
+            todo.append((cell, out / cell.name, inputs))
+    # The longest first, so that no worker is left alone with a long one at the end.
+    todo.sort(key=lambda job: -len(job[0].rows or ()))
+    for index, outcome in map_jobs(_CellWorker, (settings,), todo, n_workers=n_workers):
+        cell, path, _ = todo[index]
+        if isinstance(outcome, SkillbasisError):
+            results[cell.name] = CellResult(cell.name, None, str(outcome), 0.0)
+        elif isinstance(outcome, Exception):
+            raise outcome
+        else:
+            results[cell.name] = _load(path, cell.name, settings)
+        if on_cell:
+            on_cell(results[cell.name], len(results), len(cells))
+    return {cell.name: results[cell.name] for cell in cells}
+
+
+def _inputs(cell: Cell, settings: CellSettings, base_fingerprint: str) -> dict[str, Any]:
+    shared = asdict(settings)
+    del shared["model"], shared["sampling"]["batch_size"]
+    return shared | {
+        "weights_fingerprint": base_fingerprint,
+        "rows": rows_fingerprint(cell.rows) if cell.rows is not None else None,
+        "training_seed": cell.training_seed,
+        "sampling_seed": cell.sampling_seed,
+    }
+
+
+def _load(path: Path, name: str, settings: CellSettings) -> CellResult:
+    task = load_task(settings.task, instruction=settings.instruction, limit=settings.n_problems)
+    records = read_samples(path)[task.name]
+    seconds = read_json(path / "summary.json")["seconds"]
+    return CellResult(name, collect(task, records, settings.sampling.rollouts), None, seconds)
+
+
+class _CellWorker:
+    """Runs cells in one process: the base model and the problems are loaded once."""
+
+    def __init__(self, settings: CellSettings) -> None:
+        self.settings = settings
+        self.base = load_model(settings.model, dtype=settings.dtype)
+        self.task = load_task(settings.task, instruction=settings.instruction, limit=settings.n_problems)
+
+    def __call__(self, job: tuple[Cell, Path, dict[str, Any]]) -> None:
+        from dataclasses import replace
+
+        cell, path, inputs = job
+        with building(path, KIND, inputs, {"name": cell.name}) as work:
+            started = time.perf_counter()
+            tuned, losses = self._train(cell, work)
+            trained = time.perf_counter()
+            sampling = replace(self.settings.sampling, seed=cell.sampling_seed)
+            result, records = answer_task(tuned, self.task, sampling)
+            write_samples(work / "samples.parquet", records)
+            summary = {
+                "n_rows": len(cell.rows or ()),
+                "losses": losses,
+                "training_seconds": round(trained - started, 3),
+                "seconds": round(time.perf_counter() - started, 3),
+                "tasks": {self.task.name: result.summary()},
+            }
+            write_json(work / "summary.json", summary)
+
+    def _train(self, cell: Cell, work: Path) -> tuple[LanguageModel, list[float]]:
+        if cell.rows is None:
+            return self.base, []
+        training = self.settings.training.with_seed(cell.training_seed)
+        if self.settings.trainer == "lean":
+            return fine_tune_in_memory(self.base, cell.rows, training)
+        path = fine_tune(self.base, cell.rows, training, work / "model", trainer="trl")
+        return load_model(path, dtype=self.settings.dtype), read_json(path / "losses.json")

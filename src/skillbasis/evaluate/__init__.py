@@ -1,0 +1,1 @@
+"""Evaluation: tasks, generation, grading and the summary with error bars."""

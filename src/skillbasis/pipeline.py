@@ -1,0 +1,428 @@
+"""Run a recipe: each stage an artifact in the run directory, made once, and again only when what it depends on changes.
+
+    corpus -> activations -> basis -> scores -> interpret
+                                |-> probe -> study -> report
+                                |-> steer
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from .activations import ActivationStore, ExtractionSettings, extract
+from .artifact import MANIFEST, building, is_current, lock, read_json, write_json
+from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
+from .cells import CellResult, CellSettings
+from .corpus import Corpus, load_corpus
+from .errors import UsageError
+from .evaluate.generate import SamplingSettings
+from .evaluate.likelihood import Likelihood, measure_likelihood
+from .evaluate.tasks import load_task
+from .interpret import describe_basis, write_description
+from .lm import LanguageModel, load_model, parse_layers
+from .probe import ProbeSettings, probe
+from .recipe import Recipe, SamplingBlock, TrainingBlock
+from .select import Candidates, SelectionSettings, parse_direction
+from .select.strategy import NEEDS_DIRECTIONS, NEEDS_LIKELIHOOD, SignedDirection
+from .steer.sweep import SweepSettings, sweep
+from .study import StudySettings, study
+from .train.settings import TrainingSettings, preset
+
+Result = TypeVar("Result")
+
+
+class Watcher(Protocol):
+    """What shows a run's progress."""
+
+    def stage(self, name: str) -> AbstractContextManager[Callable[[int, int, str], None]]:
+        """Opens a stage; the value is called with (done, in all, a few words)."""
+
+
+class MemoryMeter:
+    """Samples the resident memory of this process and its children in a thread."""
+
+    def __init__(self, interval_s: float = 0.2) -> None:
+        import psutil
+
+        self._process = psutil.Process()
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak_bytes = 0
+
+    def __enter__(self) -> MemoryMeter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        import psutil
+
+        while True:
+            total = self._process.memory_info().rss
+            for child in self._process.children(recursive=True):
+                try:
+                    total += child.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue  # it ended between the listing and the look
+            self.peak_bytes = max(self.peak_bytes, total)
+            if self._stop.wait(self._interval_s):
+                return
+
+
+class Run:
+    """A run directory and the record of its stages."""
+
+    def __init__(self, out: Path, recipe: Recipe, watcher: Watcher) -> None:
+        self.out = out
+        self.recipe = recipe
+        self.watcher = watcher
+        self.warnings: list[str] = []
+        self.stages: list[dict[str, Any]] = []
+        previous = read_json(out / "run.json")["stages"] if (out / "run.json").exists() else []
+        self._earlier = {stage["name"]: stage for stage in previous}
+
+    def do(
+        self, name: str, work: Callable[[Callable[[int, int, str], None]], Result], artifact: Path | None = None
+    ) -> Result:
+        """Runs one stage under the clock; one that found its artifact current keeps the figures of its making."""
+            started = time.perf_counter()
+        with MemoryMeter() as meter, self.watcher.stage(name) as tick:
+            result = work(tick)
+        record = {
+            "name": name,
+            "seconds": round(time.perf_counter() - started, 2),
+            "peak_memory_mb": round(meter.peak_bytes / 1e6),
+            "reused": False,
+            "note": "",
+        }
+        if before is not None and before == _stamp(artifact) and name in self._earlier:
+            record = self._earlier[name] | {"reused": True}
+        self.stages.append(record)
+        self.save()
+        return result
+
+    def seconds(self, *names: str) -> float:
+        """What the named stages took, when they were made."""
+        return sum(stage["seconds"] for stage in self.stages if stage["name"] in names)
+
+    def save(self) -> None:
+        recipe = self.recipe
+        record = {
+            "title": recipe.title,
+            "model": recipe.model,
+            "corpus": recipe.corpus.source,
+            "seed": recipe.seed,
+            "versions": _versions(),
+            "stages": self.stages,
+            "warnings": self.warnings,
+            "settings": recipe.model_dump(mode="json"),
+        }
+        write_json(self.out / "run.json", record)
+
+
+def _stamp(artifact: Path | None) -> str | None:
+    """What a finished artifact was made from; None where there is none."""
+    if artifact is None or not (artifact / MANIFEST).exists():
+        return None
+    return str(read_json(artifact / MANIFEST)["inputs_fingerprint"])
+
+
+def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
+    """Runs all stages of a recipe into a run directory.
+
+    Killed at any moment, the same call goes on: finished stages are kept, and within extraction, pilots, arms and
+    steering so is what was finished of them.
+
+    Returns: the run directory, with `run.json` and an artifact per stage.
+    Raises: UsageError: what can be checked beforehand is checked before the first stage.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out):
+        run = Run(out, recipe, watcher)
+        lm = load_model(recipe.model, dtype=recipe.dtype)
+        _check(recipe, lm)
+        corpus = run.do("corpus", lambda _: _corpus(recipe, out))
+        if corpus.n_rejected:
+            run.warnings.append(f"{corpus.n_rejected} rows of the corpus could not be read; see rejected.jsonl")
+        store, basis, scores = _read(run, recipe, lm, corpus)
+        likelihood = _likelihood(run, recipe, lm, corpus)
+        candidates = Candidates.of(corpus, scores, likelihood, SelectionSettings(**recipe.selection.model_dump()))
+        chosen = _probe(run, recipe, lm, corpus, candidates)
+        _study(run, recipe, lm, corpus, candidates, chosen)
+        _steer(run, recipe, lm, basis, chosen)
+        run.save()
+    return out
+
+
+def _check(recipe: Recipe, lm: LanguageModel) -> None:
+    """Finds what would fail hours later: unknown tasks and arms, budgets, directions without a probe."""
+    parse_layers(recipe.activations.layers, len(lm.blocks))
+    for block in (recipe.probe, recipe.study, recipe.steer):
+        if block is not None:
+            load_task(block.task, instruction=recipe.instruction, limit=1)
+    if recipe.probe is not None and recipe.study is not None and recipe.probe.task == recipe.study.task:
+        raise UsageError(
+            f"probe and study both use the task {recipe.probe.task!r}; directions must be chosen on other problems "
+            "than the results are reported on"
+        )
+    for name, block in (("study", recipe.study), ("steer", recipe.steer)):
+        if block is None:
+            continue
+        for direction in block.directions:
+            if parse_direction(direction)[0] >= recipe.basis.k:
+                raise UsageError(f"{name}.directions names {direction}, but the basis has 0 to {recipe.basis.k - 1}")
+        needs = name == "steer" or bool(NEEDS_DIRECTIONS & set(getattr(block, "arms", ())))
+        if needs and not block.directions and recipe.probe is None:
+            raise UsageError(f"{name} needs directions: give {name}.directions, or a probe block that finds them")
+    if recipe.study is not None:
+        StudySettings(tuple(recipe.study.arms), recipe.study.budget, tuple(recipe.study.seeds))
+
+
+def _corpus(recipe: Recipe, out: Path) -> Corpus:
+    block = recipe.corpus
+    corpus = load_corpus(
+        block.source,
+        format=block.format,
+        label_column=block.label_column,
+        on_bad_row=block.on_bad_row,
+        limit=block.limit,
+        shuffle_seed=block.shuffle_seed,
+        rejected_path=out / "rejected.jsonl" if block.on_bad_row == "skip" else None,
+    )
+    for name, wanted in (
+        ("study.budget", recipe.study.budget if recipe.study else 0),
+        ("probe.n_rows", recipe.probe.n_rows if recipe.probe else 0),
+    ):
+        if wanted > len(corpus):
+            raise UsageError(f"{name} is {wanted}, above the pool of {len(corpus)} rows; choose a smaller one")
+    return corpus
+
+
+def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[ActivationStore, SkillBasis, Scores]:
+    """Activations, basis, scores and their description."""
+    settings = ExtractionSettings(**recipe.activations.model_dump())
+    out = run.out
+    store = run.do(
+        "activations",
+        lambda tick: extract(
+            corpus,
+            lm,
+            out / "activations",
+            settings,
+            on_progress=lambda rows, n, tokens: tick(rows, n, f"{tokens:,} tokens"),
+        ),
+        out / "activations",
+    )
+    if store.manifest["n_truncated"]:
+        run.warnings.append(f"{store.manifest['n_truncated']} of {len(store)} rows were cut at {settings.max_length}")
+    pca = PcaSettings(seed=recipe.seed, **recipe.basis.model_dump())
+    made_from = {"activations": store.manifest["inputs_fingerprint"], "basis": recipe.basis.model_dump()}
+    made_from |= {"seed": recipe.seed, "interpret": recipe.interpret.model_dump()}
+
+    def find(_tick: Callable[[int, int, str], None]) -> None:
+        basis = fit_pca(store, pca)
+        basis.save(out / "basis")
+        scores = score(store, basis)
+        scores.save(out / "scores.parquet")
+
+    def interpret(_tick: Callable[[int, int, str], None]) -> None:
+        basis, scores = SkillBasis.load(out / "basis"), Scores.load(out / "scores.parquet")
+        with building(out / "interpret", "description", made_from, {}) as work:
+            description = describe_basis(
+                scores,
+                basis.mean_scores,
+                basis.explained_variance,
+                basis.config["total_variance"],
+                corpus,
+                by=recipe.interpret.by,
+                n_examples=recipe.interpret.n_examples,
+                seed=recipe.seed,
+            )
+            write_description(work, description)
+
+    # The description is made last, so it also vouches for the basis and the scores.
+    current = is_current(out / "interpret", "description", made_from)
+    run.do("basis", (lambda _: None) if current else find, out / "interpret")
+    run.do("interpret", (lambda _: None) if current else interpret, out / "interpret")
+    return store, SkillBasis.load(out / "basis"), Scores.load(out / "scores.parquet")
+
+
+def _likelihood(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> Likelihood | None:
+    """Measured only when an arm needs it."""
+    if recipe.study is None or not NEEDS_LIKELIHOOD & set(recipe.study.arms):
+        return None
+    path = run.out / "likelihood"
+    inputs = {"weights": lm.weights_fingerprint, "corpus": corpus.fingerprint}
+    inputs |= {"max_length": recipe.activations.max_length, "template": lm.template_fingerprint or ""}
+
+    def measure(tick: Callable[[int, int, str], None]) -> None:
+        with building(path, "likelihood", inputs, {}) as work:
+            table = measure_likelihood(
+                corpus,
+                lm,
+                max_length=recipe.activations.max_length,
+                batch_tokens=recipe.activations.batch_tokens,
+                on_progress=lambda rows, n, tokens: tick(rows, n, f"{tokens:,} tokens"),
+            )
+            table.save(work / "likelihood.parquet")
+
+    current = is_current(path, "likelihood", inputs)
+    run.do("likelihood", (lambda _: None) if current else measure, path)
+    return Likelihood.load(path / "likelihood.parquet")
+
+
+def training_settings(block: TrainingBlock) -> TrainingSettings:
+    """The preset with what the recipe changes of it."""
+    changes = {key: value for key, value in block.model_dump().items() if value is not None}
+    del changes["preset"], changes["trainer"]
+    return replace(preset(block.preset), **changes)
+
+
+def sampling_settings(block: SamplingBlock, seed: int) -> SamplingSettings:
+    return SamplingSettings(seed=seed, **block.model_dump())
+
+
+def _cells(recipe: Recipe, task: str, n_problems: int | None, sampling: SamplingBlock) -> CellSettings:
+    return CellSettings(
+        model=recipe.model,
+        dtype=recipe.dtype,
+        task=task,
+        instruction=recipe.instruction,
+        n_problems=n_problems,
+        sampling=sampling_settings(sampling, recipe.seed),
+        training=training_settings(recipe.training),
+        trainer=recipe.training.trainer,
+    )
+
+
+def _workers(recipe: Recipe, lm: LanguageModel) -> int | None:
+    """One process where a GPU is used: several would fight for its memory."""
+    return recipe.workers or (1 if lm.device.type != "cpu" else None)
+
+
+def _cell_tick(tick: Callable[[int, int, str], None]) -> Callable[[CellResult, int, int], None]:
+    def show(cell: CellResult, done: int, n: int) -> None:
+        first = f"pass@1 {cell.result.pass_at_k(1).mean():.3f}" if cell.result else f"failed: {cell.reason}"
+        tick(done, n, f"{cell.name.split('/', 1)[1]}: {first}")
+
+    return show
+
+
+def _probe(
+    run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, candidates: Candidates
+) -> tuple[SignedDirection, ...]:
+    """Pilots; returns the chosen directions."""
+    block = recipe.probe
+    if block is None:
+        return ()
+    settings = ProbeSettings(
+        seed=recipe.seed, **block.model_dump(include=set(ProbeSettings.__dataclass_fields__) - {"seed"})
+    )
+    outcome = run.do(
+        "probe",
+        lambda tick: probe(
+            run.out / "probe",
+            corpus,
+            candidates,
+            _cells(recipe, block.task, block.n_problems, block.sampling),
+            lm.weights_fingerprint,
+            settings,
+            n_workers=_workers(recipe, lm),
+            on_cell=_cell_tick(tick),
+        ),
+        run.out / "probe",
+    )
+    failed = [entry["name"] for entry in outcome["directions"] if entry["status"] == "failed"]
+    if failed:
+        run.warnings.append(f"pilots failed for {', '.join(failed)}")
+    return tuple(parse_direction(name) for name in outcome["chosen"])
+
+
+def _study(
+    run: Run,
+    recipe: Recipe,
+    lm: LanguageModel,
+    corpus: Corpus,
+    candidates: Candidates,
+    chosen: tuple[SignedDirection, ...],
+) -> None:
+    block = recipe.study
+    if block is None:
+        return
+    directions = tuple(parse_direction(name) for name in block.directions) or chosen
+    known = replace(candidates, settings=replace(candidates.settings, directions=directions))
+    finding = run.seconds("activations", "basis", "probe") if not block.directions else run.seconds("activations")
+    likelihood = run.seconds("likelihood")
+    cost = {arm: finding for arm in NEEDS_DIRECTIONS}
+    for arm in NEEDS_LIKELIHOOD:
+        cost[arm] = cost.get(arm, 0.0) + likelihood
+    run.do(
+        "study",
+        lambda tick: study(
+            run.out / "study",
+            corpus,
+            known,
+            _cells(recipe, block.task, block.n_problems, block.sampling),
+            lm.weights_fingerprint,
+            StudySettings(tuple(block.arms), block.budget, tuple(block.seeds)),
+            selection_cost_s=cost,
+            n_workers=_workers(recipe, lm),
+            on_cell=_cell_tick(tick),
+        ),
+        run.out / "study",
+    )
+
+
+def _steer(
+    run: Run, recipe: Recipe, lm: LanguageModel, basis: SkillBasis, chosen: tuple[SignedDirection, ...]
+) -> None:
+    block = recipe.steer
+    if block is None:
+        return
+    settings = SweepSettings(
+        directions=tuple(parse_direction(name) for name in block.directions) or chosen,
+        alphas=tuple(block.alphas),
+        unit=block.unit,
+        scopes=tuple(block.scopes),
+        n_random=block.n_random,
+        blocks=tuple(block.blocks) if block.blocks is not None else None,
+        seed=recipe.seed,
+    )
+    run.do(
+        "steer",
+        lambda tick: sweep(
+            run.out / "steer",
+            basis,
+            lm,
+            block.task,
+            sampling_settings(block.sampling, recipe.seed),
+            settings,
+            dtype=recipe.dtype,
+            n_problems=block.n_problems,
+            n_workers=_workers(recipe, lm),
+            on_point=lambda point, done, n: tick(
+                done, n, f"{point['vector']} {point['scope']} {point['alpha']:g}"
+            ),
+        ),
+        run.out / "steer",
+    )
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    names = ("skillbasis", "torch", "transformers", "tokenizers", "trl", "numpy", "math-verify")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+

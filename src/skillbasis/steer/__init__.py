@@ -1,0 +1,6 @@
+"""Steer a model along directions while it runs."""
+
+from .hooks import SCOPES, Scope, steer
+from .vectors import UNITS, SteeringVector, direction_vector, random_vector
+
+__all__ = ["SCOPES", "UNITS", "Scope", "SteeringVector", "direction_vector", "random_vector", "steer"]

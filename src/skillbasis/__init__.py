@@ -1,1 +1,79 @@
-"""skillbasis."""
+"""skillbasis: find a language model's own skill axes, say what they mean, and act on them.
+
+The names below are imported when they are first used, so that `import skillbasis` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .activations import ActivationStore, ExtractionSettings, extract
+    from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
+    from .corpus import Corpus, load_corpus
+    from .evaluate import SamplingSettings, evaluate, load_task
+    from .lm import LanguageModel, load_model
+    from .select import Candidates, SelectionSettings, select
+    from .steer import direction_vector, random_vector, steer
+    from .train import TrainingSettings, fine_tune
+
+_HOME = {
+    "ActivationStore": "activations",
+    "Candidates": "select",
+    "Corpus": "corpus",
+    "ExtractionSettings": "activations",
+    "LanguageModel": "lm",
+    "PcaSettings": "basis",
+    "SamplingSettings": "evaluate",
+    "Scores": "basis",
+    "SelectionSettings": "select",
+    "SkillBasis": "basis",
+    "TrainingSettings": "train",
+    "direction_vector": "steer",
+    "extract": "activations",
+    "fine_tune": "train",
+    "fit_pca": "basis",
+    "load_corpus": "corpus",
+    "load_model": "lm",
+    "load_task": "evaluate",
+    "random_vector": "steer",
+    "score": "basis",
+}
+_CALLABLE = ("evaluate", "select", "steer")  # packages that can be called like their main function
+
+__all__ = [
+    "ActivationStore",
+    "Candidates",
+    "Corpus",
+    "ExtractionSettings",
+    "LanguageModel",
+    "PcaSettings",
+    "SamplingSettings",
+    "Scores",
+    "SelectionSettings",
+    "SkillBasis",
+    "TrainingSettings",
+    "direction_vector",
+    "evaluate",
+    "extract",
+    "fine_tune",
+    "fit_pca",
+    "load_corpus",
+    "load_model",
+    "load_task",
+    "random_vector",
+    "score",
+    "select",
+    "steer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CALLABLE:
+        return import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module 'skillbasis' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -2,7 +2,7 @@
 
 An artifact is built in `NAME.partial/` beside its final place and renamed when its manifest stands. The work
 directory remembers which inputs it is for, so that a killed build goes on where it stopped, and one for other inputs
-is started anew.
+is started anew. A directory that is no artifact of the same kind is never replaced.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ArtifactError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -35,7 +38,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """Has the kernel write a file or a directory's list of names to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -50,10 +54,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
-        _sync_directory(path.parent)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -77,6 +80,20 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} does not exist; make it first, or check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); delete it and run the command again") from None
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Writes a safetensors file atomically, with the permissions of any other new file.
+
+    The library's own `save_file` writes the memory of a strided array as it lies, so a transposed one would come back
+    scrambled, and leaves files that only their owner can read.
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def remove_tree(path: Path) -> None:
@@ -112,9 +129,13 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
     """
     if not path.is_dir():
         partial = path.with_name(f"{path.name}.partial")
-        hint = "its making was interrupted: run the command again to finish it" if partial.exists() else "check the path"
+        hint = (
+            "its making was interrupted: run the command again to finish it" if partial.exists() else "check the path"
+        )
         raise ArtifactError(f"there is no {kind} directory at {path}; {hint}")
     manifest: dict[str, Any] = read_json(path / MANIFEST)
+    if not isinstance(manifest, dict):
+        raise ArtifactError(f"{path / MANIFEST} is no manifest of skillbasis; give a {kind} directory")
     if manifest.get("kind") != kind:
         raise ArtifactError(f"{path} holds {manifest.get('kind')!r}, not {kind}; give a {kind} directory")
     if manifest.get("format_version", 0) > FORMAT_VERSION:
@@ -123,7 +144,17 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
 
 
 def is_current(path: Path, kind: str, inputs: dict[str, Any]) -> bool:
-    """Whether `path` holds a finished artifact of this kind made from exactly these inputs."""
+    """Whether `path` holds a finished artifact of this kind made from exactly these inputs.
+
+    One that was killed between its manifest and its rename is put in its place first.
+    """
+    path = path.resolve()
+    finished = _partial(path) / MANIFEST
+    if finished.exists() and read_json(finished)["inputs_fingerprint"] == fingerprint(inputs):
+        with lock(path):
+            if finished.exists():
+                _refuse_foreign(path, kind)
+                _publish(path)
     if not (path / MANIFEST).exists():
         return False
     manifest = read_manifest(path, kind)
@@ -139,24 +170,58 @@ def building(path: Path, kind: str, inputs: dict[str, Any], manifest: dict[str, 
         kind: what the artifact is, checked by readers.
         inputs: all that the result depends on (JSON-able); a work directory of other inputs is emptied first.
         manifest: further fields of the manifest; the block may add to it.
-    Raises: ArtifactError: when another process builds the same artifact.
+    Raises: ArtifactError: when another process builds the same artifact, or something else lies at `path`.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    path = path.resolve()
+    partial, marker = _partial(path), _marker(path)
     with lock(path):
-        marker = path.with_name(f".{path.name}.inputs.json")
+        if _old(path).exists() and not path.exists():  # killed between the two renames of `_publish`
+            os.replace(_old(path), path)
+        _refuse_foreign(path, kind)
         if partial.exists() and not (marker.exists() and read_json(marker) == fingerprint(inputs)):
+            marker.unlink(missing_ok=True)  # first, or a kill would leave half a directory that looks resumable
             remove_tree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         write_json(marker, fingerprint(inputs))
+        (partial / MANIFEST).unlink(missing_ok=True)
+        for leftover in partial.glob(".*.tmp"):  # of `atomic_path` in a killed process
+            leftover.unlink()
         yield partial
         head = {"kind": kind, "format_version": FORMAT_VERSION, "inputs_fingerprint": fingerprint(inputs)}
+        for file in partial.rglob("*"):  # the manifest may reach the disk only after what it vouches for
+            _sync(file)
         write_json(partial / MANIFEST, head | {"inputs": inputs} | manifest)
-        # A rename cannot replace a full directory: the old one steps aside first and is removed last.
-        old = path.with_name(f".{path.name}.old")
-        remove_tree(old)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(partial, path)
-        _sync_directory(path.parent)
-        marker.unlink()
-        remove_tree(old)
+        _publish(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def _marker(path: Path) -> Path:
+    return path.with_name(f".{path.name}.inputs.json")
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _refuse_foreign(path: Path, kind: str) -> None:
+    """Refuses a final place that holds anything but an artifact of this kind, since it would be removed."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / MANIFEST).is_file():
+        raise ArtifactError(f"{path} exists and is no {kind} directory, so it is left as it is; choose another --out")
+    read_manifest(path, kind)
+
+
+def _publish(path: Path) -> None:
+    """Puts a finished work directory in its place."""
+    # A rename cannot replace a full directory: the old one steps aside first and is removed last.
+    if path.exists():
+        remove_tree(_old(path))
+        os.replace(path, _old(path))
+    os.replace(_partial(path), path)
+    _sync(path.parent)
+    _marker(path).unlink(missing_ok=True)
+    remove_tree(_old(path))

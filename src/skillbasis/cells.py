@@ -103,9 +103,11 @@ def run_cells(
     todo.sort(key=lambda job: -len(job[0].rows or ()))
     for index, outcome in map_jobs(_CellWorker, (settings,), todo, n_workers=n_workers):
         cell, path, _ = todo[index]
-        if isinstance(outcome, SkillbasisError):
-            results[cell.name] = CellResult(cell.name, None, str(outcome), 0.0)
+        if isinstance(outcome, SkillbasisError | RuntimeError):  # torch raises RuntimeError, out of memory included
+            reason = " ".join(str(outcome).split())[:500]
+            results[cell.name] = CellResult(cell.name, None, reason, 0.0)
         elif isinstance(outcome, Exception):
+            outcome.add_note(f"in cell {cell.name}")
             raise outcome
         else:
             results[cell.name] = _load(path, cell.name, settings)

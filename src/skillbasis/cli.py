@@ -374,7 +374,7 @@ def train(
     from .train import LoraSettings, fine_tune
     from .train.settings import preset as named
 
-    changes = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
+    changes: dict[str, Any] = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
     changes |= {"micro_batch_size": micro_batch_size, "max_length": max_length}
     settings = replace(named(preset), seed=seed, **{k: v for k, v in changes.items() if v is not None})
     if lora:
@@ -543,6 +543,19 @@ def world_pool(
     build_pool(models, out, n_rows=rows, seed=seed, variant=_variant(variant))
 
 
+@world_app.command("ship")
+def world_ship(
+    models: Annotated[Path, typer.Option("--models", help="What 'world train' made.")],
+    pool: Annotated[Path, typer.Option("--pool", help="What 'world pool' made.")],
+) -> None:
+    """Put a reasoner and its pool into the package, and record what they measure."""
+    from .world.ship import ship
+
+    record = ship(models, pool)
+    for name, figures in record["tasks"].items():
+        print(f"{name}: pass@1 {_interval(figures['pass@1'])}, pass@4 {_interval(figures['pass@4'])}")
+
+
 def _variant(name: str) -> Any:
     if name not in ("plain", "null"):
         raise UsageError(f"--variant is 'plain' or 'null', not {name!r}")
@@ -551,16 +564,11 @@ def _variant(name: str) -> Any:
 
 def main() -> None:
     """Entry point: runs a command and turns errors into one sentence and an exit code."""
-    import click
-
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        code = app(arguments, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+        app(arguments)  # leaves with SystemExit: 0 when done, 2 for wrong use of the command line
+    except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except (SkillbasisError, OSError) as error:
@@ -568,4 +576,3 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
-    sys.exit(code if isinstance(code, int) else 0)

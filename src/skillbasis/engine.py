@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .errors import SkillbasisError
@@ -37,7 +39,7 @@ def map_jobs(
         n_workers: processes; None takes one per core, one runs in this process. Threads are shared out evenly, since
             several threads fighting for one core are far slower than one.
     Yields: (index of the job, its result or the exception it raised), as they finish.
-    Raises: SkillbasisError: a worker process was killed (out of memory, say).
+    Raises: SkillbasisError: a worker process was killed (out of memory, say). What `make_worker` raises.
     """
     n_workers = min(len(jobs), n_workers or n_cores())
     if n_workers <= 1:
@@ -53,23 +55,30 @@ def map_jobs(
         n_workers,
         mp_context=multiprocessing.get_context("spawn"),  # forking a process with threads can hang
         initializer=_start_worker,
-        initargs=(n_threads, make_worker, arguments),
+        initargs=(make_worker, arguments),
     )
-    # The variables must stand before the child imports NumPy and torch.
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(n_threads)))
     try:
-        with executor:
+        with _environment(dict.fromkeys(_THREAD_VARIABLES, str(n_threads))):  # read by NumPy and torch when imported
             futures = {executor.submit(_run_job, job): index for index, job in enumerate(jobs)}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
+        for future in as_completed(list(futures)):
+            yield futures.pop(future), future.result()  # popped, so that a result lives no longer than its use
     except BrokenProcessPool as error:
         raise SkillbasisError(
             "a worker process ended without a result, probably for want of memory; run the command again to go on, "
             "with fewer --workers"
         ) from error
     finally:
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(cancel_futures=True)  # also when the caller takes no more: jobs not begun are dropped
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables for the block; processes started in it keep them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -77,16 +86,53 @@ def map_jobs(
                 os.environ[name] = value
 
 
-def _start_worker(n_threads: int, make_worker: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _start_worker(make_worker: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     global _worker
-    import torch
+    import threading
 
-    torch.set_num_threads(n_threads)
-    _worker = make_worker(*arguments)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _worker = make_worker(*arguments)
+    except Exception as error:  # raised here it would only say that the pool is broken
+        _worker = _Unusable(_portable(error))
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that started it was killed; it would wait for jobs for ever."""
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@dataclass(frozen=True)
+class _Unusable:
+    """Stands for a function that could not be made."""
+
+    error: Exception
 
 
 def _run_job(job: Any) -> Any:
-    return _attempt(_worker, job)
+    if isinstance(_worker, _Unusable):
+        raise _worker.error
+    result = _attempt(_worker, job)
+    return _portable(result) if isinstance(result, Exception) else result
+
+
+def _portable(error: Exception) -> Exception:
+    """The same error, or one of the same words where it would not survive the way to the parent process.
+
+    An exception whose constructor wants more than its message fails there, and takes the pool with it.
+    """
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return SkillbasisError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _attempt(work: Callable[[Job], Result], job: Job) -> Result | Exception:
@@ -94,5 +140,4 @@ def _attempt(work: Callable[[Job], Result], job: Job) -> Result | Exception:
     try:
         return work(job)
     except Exception as error:
-        error.add_note(f"in job {job!r}"[:500])
         return error

@@ -7,6 +7,7 @@ checked at load: what a hook on block i sees must be `hidden_states[i + 1]`.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,12 +82,13 @@ def load_model(
     Args:
         name: a local directory, a hub id, or `embedded` for the built-in reasoner.
         dtype: `auto` (as saved; float32 on CPU), `float32`, `bfloat16` or `float16`.
-        device: a torch device; None takes the first accelerator, else the CPU.
+        device: a torch device; None takes CUDA where there is one, else the CPU.
         revision: hub revision.
         trust_remote_code: run code that comes with the model; off unless asked for.
     Raises: UsageError: the model cannot be found, loaded or understood; the message says what was looked for.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -105,10 +107,22 @@ def load_model(
         raise UsageError(f"model {str(name)!r} cannot be read as a transformers model: {_first_line(error)}") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch_dtype, **options)
-    except (OSError, ValueError, KeyError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"model {str(name)!r} cannot be loaded: {_first_line(error)}") from error
-    return wrap(model.to(device).eval(), tokenizer, str(name))
+    model, report = loaded
+    if report["missing_keys"]:  # transformers would go on with random numbers in their place
+        raise UsageError(
+            f"model {str(name)!r} cannot be used: its files lack {len(report['missing_keys'])} weights, "
+            f"{min(report['missing_keys'])} for one; give a complete causal language model"
+        )
+    try:
+        model = model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"model {str(name)!r} cannot be put on {device!r}: {_first_line(error)}") from error
+    return wrap(model.eval(), tokenizer, str(name))
 
 
 def resolve(name: str | Path) -> str:
@@ -160,14 +174,14 @@ def wrap(model: Any, tokenizer: Any, name: str) -> LanguageModel:
 
 
 def find_blocks(model: Any) -> list[nn.Module]:
-    """Finds the decoder blocks: the one ModuleList of the decoder with `num_hidden_layers` entries.
+    """Finds the decoder blocks: the one ModuleList of the text decoder with `num_hidden_layers` entries.
 
     Raises: UsageError: none or several fit; the message names the lists that were seen.
     """
     from torch import nn
 
     n_blocks = int(model.config.get_text_config().num_hidden_layers)
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    lists = {name: module for name, module in model.get_decoder().named_modules() if isinstance(module, nn.ModuleList)}
     # A list inside a block (experts, say) may have the same length: only outermost lists count.
     fitting = {
         name: module
@@ -189,7 +203,10 @@ def block_output(output: Any) -> torch.Tensor:
 
 
 def _check_blocks(lm: LanguageModel) -> None:
-    """Runs five tokens and holds every hooked block output against `hidden_states` (but the last, which is normed)."""
+    """Runs five tokens and holds every hooked block output against `hidden_states` (but the last, which is normed).
+
+    A NaN equals a NaN here: broken weights are reported where activations are read, by row and block.
+    """
     import torch
 
     seen: dict[int, torch.Tensor] = {}
@@ -205,8 +222,9 @@ def _check_blocks(lm: LanguageModel) -> None:
     finally:
         for handle in handles:
             handle.remove()
-    for i in range(len(lm.blocks) - 1):
-        if i not in seen or not torch.equal(seen[i], states[i + 1]):
+    last = len(lm.blocks) - 1
+    for i in range(len(lm.blocks)):
+        if i not in seen or (i < last and not torch.allclose(seen[i], states[i + 1], rtol=0, atol=0, equal_nan=True)):
             raise UsageError(
                 f"model type {lm.model_type!r} is not understood: the output of decoder block {i} is not "
                 f"hidden_states[{i + 1}]; this model cannot be read safely"
@@ -229,7 +247,9 @@ def weights_fingerprint(model: Any) -> str:
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:
     special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
-    return fingerprint([tokenizer.backend_tokenizer.to_str(), special, str(getattr(tokenizer, "chat_template", None))])
+    # How the last call padded and cut is kept in there too, but is no property of the tokenizer.
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+    return fingerprint([backend, special, str(getattr(tokenizer, "chat_template", None))])
 
 
 def parse_layers(layers: str, n_blocks: int) -> list[int]:
@@ -245,10 +265,9 @@ def parse_layers(layers: str, n_blocks: int) -> list[int]:
     chosen: set[int] = set()
     for part in layers.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        if not low.isdecimal() or (dash and not high.isdecimal()) or int(high or low) < int(low):
             raise UsageError(f"--layers {layers!r} is neither 'inner', 'all' nor a list of block ids such as 2,5,8-11")
+        if int(high or low) >= n_blocks:
+            raise UsageError(f"--layers names block {int(high or low)}, but the model has blocks 0 to {n_blocks - 1}")
         chosen.update(range(int(low), int(high or low) + 1))
-    outside = sorted(block for block in chosen if block >= n_blocks)
-    if outside:
-        raise UsageError(f"--layers names block {outside[0]}, but the model has blocks 0 to {n_blocks - 1}")
     return sorted(chosen)

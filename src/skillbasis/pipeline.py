@@ -95,7 +95,8 @@ class Run:
         self, name: str, work: Callable[[Callable[[int, int, str], None]], Result], artifact: Path | None = None
     ) -> Result:
         """Runs one stage under the clock; one that found its artifact current keeps the figures of its making."""
-            started = time.perf_counter()
+        before = _stamp(artifact)
+        started = time.perf_counter()
         with MemoryMeter() as meter, self.watcher.stage(name) as tick:
             result = work(tick)
         record = {
@@ -113,7 +114,7 @@ class Run:
 
     def seconds(self, *names: str) -> float:
         """What the named stages took, when they were made."""
-        return sum(stage["seconds"] for stage in self.stages if stage["name"] in names)
+        return float(sum(stage["seconds"] for stage in self.stages if stage["name"] in names))
 
     def save(self) -> None:
         recipe = self.recipe
@@ -263,7 +264,7 @@ def _likelihood(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> 
     if recipe.study is None or not NEEDS_LIKELIHOOD & set(recipe.study.arms):
         return None
     path = run.out / "likelihood"
-    inputs = {"weights": lm.weights_fingerprint, "corpus": corpus.fingerprint}
+    inputs: dict[str, Any] = {"weights": lm.weights_fingerprint, "corpus": corpus.fingerprint}
     inputs |= {"max_length": recipe.activations.max_length, "template": lm.template_fingerprint or ""}
 
     def measure(tick: Callable[[int, int, str], None]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..artifact import atomic_path, building, file_sha256, is_current, read_json, write_json
+from ..artifact import atomic_path, building, file_sha256, is_current, read_json, write_json, write_tensors
 from ..corpus import Corpus
 from ..errors import SkillbasisError, UsageError, nearest
 from ..lm import LanguageModel, parse_layers
@@ -91,7 +91,7 @@ def extract(
     }
     del inputs["model"]  # the same weights under another path give the same activations
     if is_current(out, KIND, inputs):
-        return ActivationStore.open(out)
+        return _opened(out)
     row_bytes = len(block_ids) * lm.hidden_size * 4
     shard_rows = max(1, min(_MAX_SHARD_ROWS, _SHARD_BYTES // row_bytes))
     manifest: dict[str, Any] = {}
@@ -111,8 +111,13 @@ def extract(
             "n_truncated": sum(sum(shard["truncated"]) for shard in shards),
             "shards": [{key: shard[key] for key in ("file", "rows", "bytes", "sha256")} for shard in shards],
         }
-        for shard in shards:
-            (work / f"{shard['file']}.json").unlink()
+    return _opened(out)
+
+
+def _opened(out: Path) -> ActivationStore:
+    """Opens what is finished and removes the records of progress; earlier, a kill would have cost the whole run."""
+    for record in out.glob("shard-*.json"):
+        record.unlink()
     return ActivationStore.open(out)
 
 
@@ -127,8 +132,7 @@ def _make_shards(
     on_progress: OnProgress | None,
 ) -> Iterator[dict[str, Any]]:
     """Makes the shards that are not there yet; yields the record of each, in order."""
-    from safetensors.numpy import save_file
-
+    texts = corpus.rows.select_columns(["id", "prompt", "response"])
     n_done, n_tokens = 0, 0
 
     def advance(rows: int, tokens: int) -> None:
@@ -141,21 +145,21 @@ def _make_shards(
         for index, start in enumerate(range(0, len(corpus), shard_rows)):
             file = work / f"shard-{index:05d}.safetensors"
             record = work / f"{file.name}.json"  # written after its shard: a shard without one is made again
-            if record.exists() and file_sha256(file) == read_json(record)["sha256"]:
-                done = read_json(record)
+            stop = min(start + shard_rows, len(corpus))
+            done = read_json(record) if record.exists() and file.exists() else None
+            # The ids are compared too: another version may cut shards elsewhere.
+            if done and done["ids"] == corpus.ids[start:stop] and done["sha256"] == file_sha256(file):
                 advance(done["rows"], 0)
                 yield done
                 continue
-            stop = min(start + shard_rows, len(corpus))
-            columns = corpus.rows[start:stop]
+            columns = texts[start:stop]
             rows = [
                 {"id": i, "prompt": p, "response": r}
                 for i, p, r in zip(columns["id"], columns["prompt"], columns["response"], strict=True)
             ]
             tokenized = tokenize_rows(rows, lm, settings.span, max_length)
             values = read_activations(tokenized, reader, settings.batch_tokens, advance)
-            with atomic_path(file) as temporary:
-                save_file({"activations": values}, temporary)
+            write_tensors(file, {"activations": values})
             shard = {
                 "file": file.name,
                 "rows": len(values),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -23,6 +23,7 @@ Pooling = Literal["mean", "last", "max"]
 Span = Literal["all", "prompt", "response"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 SPANS: tuple[str, ...] = get_args(Span)
+_TOKENIZED_ROWS = 256  # per call of the tokenizer, whose Python lists take some 150 bytes a token
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,41 @@ class TokenizedRow:
 def tokenize_rows(rows: Sequence[dict[str, Any]], lm: LanguageModel, span: Span, max_length: int) -> list[TokenizedRow]:
     """Tokenises rows of a corpus (`id`, `prompt`, `response`) and marks the tokens of the span.
 
-    A token belongs to the response if its first character does; so no token is counted in both spans.
+    A token belongs to the response if its first character does; so no token is counted in both spans. Special tokens
+    that the tokenizer adds by itself are read in front of the text, never pooled, and dropped behind it (no EOS).
     """
+    return [
+        row
+        for start in range(0, len(rows), _TOKENIZED_ROWS)
+        for row in _tokenize(rows[start : start + _TOKENIZED_ROWS], lm, span, max_length)
+    ]
+
+
+def _tokenize(rows: Sequence[dict[str, Any]], lm: LanguageModel, span: Span, max_length: int) -> list[TokenizedRow]:
     texts = [row_text(row["prompt"], row["response"], lm.tokenizer) for row in rows]
-    if not texts:
-        return []
     encoded = lm.tokenizer(
         [text.text for text in texts],
         add_special_tokens=texts[0].add_special_tokens,
         return_offsets_mapping=True,
+        return_special_tokens_mask=True,
         return_attention_mask=False,
     )
     tokenized = []
-    for row, text, ids, offsets in zip(rows, texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        input_ids = np.asarray(ids[:max_length], dtype=np.int64)
-        starts = np.asarray(offsets[:max_length], dtype=np.int64).reshape(-1, 2)[:, 0]
-        pooled = np.ones(len(input_ids), dtype=bool)
-        if span == "response":
-            pooled = starts >= text.response_start
-        elif span == "prompt":
-            pooled = starts < text.response_start
-        if len(input_ids) and input_ids[0] == lm.tokenizer.bos_token_id:
+    columns = (encoded[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
+    for row, text, ids, offsets, added in zip(rows, texts, *columns, strict=True):
+        n_tokens = len(ids)
+        while n_tokens and added[n_tokens - 1]:
+            n_tokens -= 1
+        n_read = min(n_tokens, max_length)
+        input_ids = np.asarray(ids[:n_read], dtype=np.int64)
+        starts, ends = np.asarray(offsets[:n_read], dtype=np.int64).reshape(-1, 2).T
+        # A token of nothing but the prompt's last space can be given as the empty stretch behind it.
+        in_response = (starts >= text.response_start) & (ends > text.response_start)
+        pooled = {"all": np.ones(n_read, dtype=bool), "prompt": ~in_response, "response": in_response}[span]
+        pooled &= np.asarray(added[:n_read], dtype=bool) == 0
+        if n_read and input_ids[0] == lm.tokenizer.bos_token_id:  # written by a chat template
             pooled[0] = False
-        tokenized.append(TokenizedRow(row["id"], input_ids, pooled, len(ids) > max_length))
+        tokenized.append(TokenizedRow(row["id"], input_ids, pooled, n_tokens > max_length))
     return tokenized
 
 
@@ -85,7 +98,10 @@ def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[in
 
 
 def pad_batch(rows: Sequence[TokenizedRow], pad_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pads rows on the right. Returns: input_ids, attention mask and pooled-token mask, each (n_rows, longest)."""
+    """Pads rows on the right. Returns: input_ids, attention mask and pooled-token mask, each (n_rows, longest).
+
+    Any id the model has will do for `pad_id`, since nothing looks at it; a tokenizer's own may lie outside the model.
+    """
     longest = max(row.n_tokens for row in rows)
     input_ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
     attention = np.zeros((len(rows), longest), dtype=np.int64)
@@ -115,7 +131,7 @@ class PooledReader:
         self._pooled: dict[int, torch.Tensor] = {}
         self._handles: list[Any] = []
 
-    def __enter__(self) -> PooledReader:
+    def __enter__(self) -> Self:
         for i in self.block_ids:
             self._handles.append(self.lm.blocks[i].register_forward_hook(self._hook(i)))
         return self
@@ -128,7 +144,7 @@ class PooledReader:
     def _hook(self, block: int) -> Any:
         def pool(_module: Any, _args: Any, output: Any) -> None:
             self._pooled[block] = pool_tokens(block_output(output), self._mask, self.pooling)
-            if block == self.block_ids[-1]:
+            if block == max(self.block_ids):
                 raise _EnoughBlocks
 
         return pool
@@ -148,7 +164,7 @@ class PooledReader:
                 "drop such rows, raise --max-length or choose another --span"
             )
         device = self.lm.device
-        input_ids, attention, pooled = pad_batch(rows, self.lm.tokenizer.pad_token_id)
+        input_ids, attention, pooled = pad_batch(rows, 0)
         self._mask = torch.from_numpy(pooled).to(device)
         # Right padding under a causal mask cannot reach real tokens; without a mask SDPA takes its fast causal path.
         arguments: dict[str, Any] = {"input_ids": torch.from_numpy(input_ids).to(device), "use_cache": False}
@@ -168,7 +184,7 @@ class PooledReader:
                 f"row {rows[row].id!r} has NaN or infinite activations in block {self.block_ids[block]}; "
                 "try --dtype float32, or drop the row"
             )
-        return result  # type: ignore[no-any-return]
+        return result
 
 
 def _is_purely_causal(lm: LanguageModel) -> bool:

@@ -1,4 +1,4 @@
-"""Read stored activations: a manifest, a table of rows, and shards that are mapped, not loaded."""
+"""Read stored activations: a manifest, a table of rows, and shards that are loaded one at a time."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ class ActivationStore:
     def open(cls, path: str | Path) -> ActivationStore:
         """Opens a finished directory and checks that every shard is there with its recorded size.
 
-        Raises: ArtifactError: absent, unfinished, or a shard is missing or of another size.
+        Raises: ArtifactError: absent, unfinished, or a file is missing or of another size.
         """
         store = cls(Path(path), read_manifest(Path(path), KIND))
         for shard in store.manifest["shards"]:
             file = store.path / shard["file"]
             if not file.exists() or file.stat().st_size != shard["bytes"]:
                 raise ArtifactError(f"{file} is missing or damaged; delete {path} and run extract again")
+        if not (store.path / "rows.parquet").exists():
+            raise ArtifactError(f"{store.path / 'rows.parquet'} is missing; delete {path} and run extract again")
         return store
 
     @property

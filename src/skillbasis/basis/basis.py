@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..artifact import building, fingerprint, read_json, write_json, write_text
+from ..artifact import building, fingerprint, read_json, write_json, write_tensors, write_text
 from ..errors import ArtifactError, UsageError
 from ..lm import LanguageModel
 
@@ -42,12 +43,13 @@ class SkillBasis:
     def mean_scores(self) -> np.ndarray:
         """(K,) float64: mean · v_k, which turns centred scores into uncentred ones."""
         flat = self.directions.reshape(self.n_components, -1).astype(np.float64)
-        return flat @ self.mean.reshape(-1).astype(np.float64)  # type: ignore[no-any-return]
+        return flat @ self.mean.reshape(-1).astype(np.float64)
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the basis by its numbers and its model."""
-        return fingerprint([self.config, float(self.directions.sum()), self.directions[:, 0, :8].tolist()])
+        """Identifies the basis by its numbers, to the last bit, and its model."""
+        arrays = (self.directions, self.mean, self.explained_variance, self.score_std)
+        return fingerprint([self.config, *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays)])
 
     def transform(self, activations: np.ndarray) -> np.ndarray:
         """Scores of activations.
@@ -78,18 +80,16 @@ class SkillBasis:
 
     def save(self, path: str | Path) -> None:
         """Writes `config.json`, `basis.safetensors` and a model card; complete or absent."""
-        from safetensors.numpy import save_file
-
         path = Path(path)
         with building(path, KIND, {"basis": self.fingerprint}, {}) as work:
-            tensors = {
+            tensors: dict[str, np.ndarray] = {
                 "directions": self.directions.astype(np.float32),
                 "mean": self.mean.astype(np.float32),
                 "explained_variance": self.explained_variance.astype(np.float64),
                 "score_std": self.score_std.astype(np.float64),
                 "mean_scores": self.mean_scores,
             }
-            save_file(tensors, work / "basis.safetensors")
+            write_tensors(work / "basis.safetensors", tensors)
             write_json(work / "config.json", self.config)
             write_text(work / "README.md", self._card())
 
@@ -127,6 +127,9 @@ class SkillBasis:
             tensors = load_file(path / "basis.safetensors")
         except (SafetensorError, OSError) as error:
             raise ArtifactError(f"{path / 'basis.safetensors'} is damaged ({error}); discover it again") from error
+        missing = {"directions", "mean", "explained_variance", "score_std"} - tensors.keys()
+        if missing:
+            raise ArtifactError(f"{path / 'basis.safetensors'} lacks {', '.join(sorted(missing))}; give a basis")
         return cls(
             directions=tensors["directions"],
             mean=tensors["mean"],
@@ -150,11 +153,16 @@ class SkillBasis:
 
 def _download(repo_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         return Path(snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors", "*.md"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise ArtifactError(
             f"there is no directory {repo_id} here, and it could not be fetched from the hub; check the path"
         ) from error
@@ -164,4 +172,4 @@ def fix_signs(directions: np.ndarray) -> np.ndarray:
     """Turns each direction so that its largest-magnitude coordinate is positive. (K, features) in and out."""
     largest = np.abs(directions).argmax(axis=1)
     signs = np.sign(directions[np.arange(len(directions)), largest])
-    return directions * np.where(signs == 0, 1, signs)[:, None]  # type: ignore[no-any-return]
+    return directions * np.where(signs == 0, 1, signs)[:, None]

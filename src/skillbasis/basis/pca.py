@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ..activations import ActivationStore
-from ..errors import SkillbasisError, UsageError
+from ..errors import SkillbasisError, UsageError, nearest
 from .basis import SkillBasis, fix_signs
 
 _MAX_EXACT_FEATURES = 2048  # covariance of 32 MiB in float64, n d^2 work: exact is also the fastest here
 _MAX_PASSES = 30
+_NO_VARIATION = 1e-6  # of the root-mean-square value: what is left then is float32 rounding
+
+Method = Literal["auto", "exact", "krylov"]
+METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,20 @@ class PcaSettings:
     """Seed of the first Krylov block; the exact method does not use it."""
     tol_degrees: float = 0.1
     """Block Krylov stops when the largest principal angle to the previous subspace is below this."""
-    method: Literal["auto", "exact", "krylov"] = "auto"
+    method: Method = "auto"
+    """`exact` for up to 2048 features, else `krylov`, unless one of them is named."""
     normalize_blocks: bool = False
     """Divide each block by its root-mean-square deviation before the PCA, so that late blocks, whose activations are
     larger, do not outweigh the others; directions are orthogonal in that metric."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            hint = nearest(self.method, list(METHODS))
+            raise UsageError(f"unknown method {self.method!r}{hint}; allowed are {', '.join(METHODS)}")
+        if self.k < 1:
+            raise UsageError(f"k must be at least 1, not {self.k}")
+        if not self.tol_degrees > 0:
+            raise UsageError(f"tol_degrees must be above 0, not {self.tol_degrees}")
 
 
 def fit_pca(store: ActivationStore, settings: PcaSettings | None = None) -> SkillBasis:
@@ -41,27 +55,29 @@ def fit_pca(store: ActivationStore, settings: PcaSettings | None = None) -> Skil
     Args:
         store: n rows of d features, read shard by shard.
     Returns: a basis; directions in descending order of variance, signs fixed.
-    Raises: UsageError: k below 1, above the number of features or not below the number of rows.
+    Raises: UsageError: k above the number of features, not below the number of rows, or above the rank.
         SkillbasisError: the activations do not vary.
-    Cost: exact: two passes, O(n d^2) time, O(d^2) memory. Krylov: one pass per iteration, O(n d b) each,
+    Cost: exact: three passes, O(n d^2) time, O(d^2) memory. Krylov: one pass per iteration, O(n d b) each,
         memory O(d b passes), independent of n.
     Source: Musco & Musco 2015 (block Krylov for PCA), with Rayleigh-Ritz on the whole Krylov space.
     """
     settings = settings or PcaSettings()
     n, d, k = len(store), store.n_features, settings.k
-    if k < 1:
-        raise UsageError(f"k must be at least 1, not {k}")
     if k > d:
         raise UsageError(f"k = {k} is more than the {d} features of the activations; choose a smaller k")
     if k >= n:
         raise UsageError(f"k = {k} needs more than {k} rows, but the activations have {n}; choose a smaller k")
     mean, block_rms = _moments(store)
     total_variance = float((block_rms**2).sum() * store.hidden_size * n / (n - 1))
-    if total_variance <= 1e-12 * float((mean**2).sum()):
+    if total_variance <= _NO_VARIATION**2 * float((mean**2).sum()):
         raise SkillbasisError("the activations do not vary over the rows: every text reads the same to the model")
     scale = np.repeat(block_rms if settings.normalize_blocks else np.ones_like(block_rms), store.hidden_size)
-    if (scale == 0).any():
-        raise SkillbasisError("one block does not vary over the rows; leave it out with --layers")
+    mean_rms = np.sqrt(np.square(mean).reshape(len(block_rms), -1).mean(axis=1))  # (blocks,)
+    still = np.flatnonzero(block_rms <= _NO_VARIATION * mean_rms)
+    if settings.normalize_blocks and len(still):
+        raise SkillbasisError(
+            f"block {store.block_ids[still[0]]} does not vary over the rows; leave it out with --layers"
+        )
 
     def product(block: np.ndarray) -> np.ndarray:
         """Covariance of the centred, scaled activations times a (d, b) block, one pass over the shards."""
@@ -77,13 +93,22 @@ def fit_pca(store: ActivationStore, settings: PcaSettings | None = None) -> Skil
         values, vectors, report = _exact(store, mean, scale, k)
     else:
         values, vectors, report = _block_krylov(product, d, settings)
-    rank = int((values > 1e-10 * values[0]).sum())
+    directions = (vectors / scale[:, None]).T  # (k, d), back in the units of the activations
+    lengths = np.linalg.norm(directions, axis=1)
+    directions = fix_signs(directions / lengths[:, None])
+    score_variance = _score_variance(store, mean, directions)
+    # Eigenvalues along no variance at all come out of the iteration as rounding noise; those of the scores do not.
+    measured = score_variance * lengths**2
+    rank = int((measured > 1e-10 * measured.max()).sum())
     if rank < k:
         raise UsageError(f"k = {k} is more than the {rank} directions along which the activations vary; choose {rank}")
-    directions = (vectors / scale[:, None]).T  # (k, d), back in the units of the activations
-    directions = fix_signs(directions / np.linalg.norm(directions, axis=1, keepdims=True))
-    score_variance = _score_variance(store, mean, directions)
-    keys = ("model", "model_type", "weights_fingerprint", "tokenizer_fingerprint", "template_fingerprint")
+    keys: tuple[str, ...] = (
+        "model",
+        "model_type",
+        "weights_fingerprint",
+        "tokenizer_fingerprint",
+        "template_fingerprint",
+    )
     keys += ("hidden_size", "n_blocks", "block_ids", "pooling", "span", "max_length", "dtype", "corpus")
     config: dict[str, Any] = {key: store.manifest[key] for key in (*keys, "corpus_fingerprint", "rows")}
     config |= {
@@ -130,7 +155,7 @@ def _score_variance(store: ActivationStore, mean: np.ndarray, directions: np.nda
     mean32, directions32 = mean.astype(np.float32), directions.astype(np.float32)
     for part in store.shards():
         total += np.square((part - mean32) @ directions32.T, dtype=np.float64).sum(axis=0)
-    return total / (len(store) - 1)  # type: ignore[no-any-return]
+    return total / (len(store) - 1)
 
 
 def _exact(
@@ -159,6 +184,8 @@ def _block_krylov(
     and residuals of the whole space cost no further pass.
     Returns: values (k,), vectors (d, k), report with passes, last angle in degrees and relative residual.
     """
+    from scipy.linalg import qr
+
     k, width = settings.k, min(d, settings.k + 10)
     rng = np.random.default_rng(settings.seed)
     newest = np.linalg.qr(rng.standard_normal((d, width)))[0]
@@ -177,12 +204,13 @@ def _block_krylov(
         grown = image
         for _ in range(2):  # twice is enough (Parlett): keeps the space orthonormal
             grown = grown - space @ (space.T @ grown)
-        norms = np.linalg.norm(grown, axis=0)
-        newest = np.linalg.qr(grown[:, norms > 1e-12 * max(values[0], 1e-300)])[0]
-        newest = newest - space @ (space.T @ newest)
-        if newest.shape[1] == 0 or space.shape[1] + newest.shape[1] > d:
-            break  # the Krylov space is exhausted: the answer is exact
-        newest = np.linalg.qr(newest)[0]
+        newest, triangle, _ = qr(grown, mode="economic", pivoting=True)  # the pivots tell which columns are new
+        pivots: np.ndarray = np.abs(np.asarray(triangle, dtype=np.float64).diagonal())
+        newest = newest[:, pivots > 1e-12 * values[0]]
+        if newest.shape[1] == 0:
+            angle = 0.0
+            break  # the space is closed under the covariance: the answer is exact
+        newest = np.linalg.qr(newest - space @ (space.T @ newest))[0]
         space = np.hstack([space, newest])
     else:
         raise SkillbasisError(
@@ -190,10 +218,11 @@ def _block_krylov(
             f"(last move {angle:.2f} degrees: the spectrum is flat there); choose a smaller k or a larger --tol"
         )
     report = {"solver": "krylov", "passes": passes + 2, "angle_degrees": angle, "residual": float(residual.max())}
+    assert ritz is not None
     return values, ritz, report
 
 
 def _largest_angle(a: np.ndarray, b: np.ndarray) -> float:
     """Largest principal angle in degrees between the spans of orthonormal (d, k) blocks, accurate for small angles."""
-    sine = np.linalg.norm(b - a @ (a.T @ b), ord=2)
+    sine = float(np.linalg.norm(b - a @ (a.T @ b), ord=2))
     return float(np.degrees(np.arcsin(min(1.0, sine))))

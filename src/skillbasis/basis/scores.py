@@ -34,7 +34,9 @@ class Scores:
     @property
     def cosine(self) -> np.ndarray:
         """(n, K): cosine of each centred row with each direction; 0 for a row at the mean."""
-        return np.divide(self.values, self.norm[:, None], out=np.zeros_like(self.values), where=self.norm[:, None] > 0)
+        cosine: np.ndarray = np.zeros_like(self.values)
+        np.divide(self.values, self.norm[:, None], out=cosine, where=self.norm[:, None] > 0)
+        return cosine
 
     def raw_cosine(self, mean_scores: np.ndarray) -> np.ndarray:
         """(n, K): cosine of each uncentred row with each direction (the reference scripts' choice)."""
@@ -82,7 +84,8 @@ class Scores:
         except (pa.ArrowInvalid, OSError) as error:
             raise ArtifactError(f"{path} is no readable Parquet file ({error}); score again") from error
         names = sorted((c for c in table.column_names if c[:1] == "d" and c[1:].isdigit()), key=lambda c: int(c[1:]))
-        if not names or not {"id", "norm", "raw_norm"} <= set(table.column_names):
+        expected = ["id", *(f"d{k}" for k in range(len(names))), "norm", "raw_norm"]
+        if not names or not set(expected) <= set(table.column_names):
             raise UsageError(f"{path} is no table of scores: columns id, d0 ..., norm and raw_norm are needed")
         return cls(
             table["id"].to_pylist(),

@@ -1,1 +1,10 @@
-"""Evaluation: tasks, generation, grading and the summary with error bars."""
+"""Problems, sampled answers, grades, and the summary with error bars."""
+
+from ..callable_module import make_callable
+from .generate import SamplingSettings
+from .run import TaskResult, evaluate
+from .tasks import Task, load_task
+
+__all__ = ["SamplingSettings", "Task", "TaskResult", "evaluate", "load_task"]
+
+make_callable(__name__, evaluate)

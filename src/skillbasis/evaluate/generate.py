@@ -7,6 +7,7 @@ Each (problem, sample) draws from a random stream of its own, so a sample does n
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..corpus import row_text
-from ..errors import UsageError
+from ..errors import SkillbasisError, UsageError
 from ..lm import LanguageModel
 
 if TYPE_CHECKING:
@@ -37,13 +38,13 @@ class SamplingSettings:
     """New tokens after which an answer is cut and counted as truncated."""
     seed: int = 0
     batch_size: int = 256
-    """Sequences decoded together; results do not depend on it."""
+    """Sequences decoded together, but at least all rollouts of one problem; results do not depend on it."""
 
     def __post_init__(self) -> None:
         if self.rollouts < 1 or self.max_tokens < 1 or self.batch_size < 1:
             raise UsageError("rollouts, max_tokens and batch_size must be at least 1")
-        if self.temperature < 0:
-            raise UsageError(f"temperature must be 0 or more, not {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"temperature must be a finite number of 0 or more, not {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def generate(
 
     Yields: the completions of a group of prompts, whole problems at a time, longest prompts first.
     Raises: UsageError: no end token is known, or a prompt with its answer does not fit the context.
+        SkillbasisError: the model gives NaN for a prompt.
     Cost: one prefill per prompt, then one token per step and unfinished sequence.
     """
     end_ids = end_token_ids(lm)
@@ -98,16 +100,17 @@ def generate(
 
 
 def end_token_ids(lm: LanguageModel) -> list[int]:
-    """The tokens that end an answer.
+    """The tokens that end an answer: those of the generation config, and the tokenizer's, which training teaches.
 
     Raises: UsageError: neither the generation config nor the tokenizer names one.
     """
-    ids = getattr(lm.model.generation_config, "eos_token_id", None)
-    if ids is None:
-        ids = lm.tokenizer.eos_token_id
-    if ids is None:
+    configured = getattr(lm.model.generation_config, "eos_token_id", None)
+    ids = [] if configured is None else [configured] if isinstance(configured, int) else list(configured)
+    if lm.tokenizer.eos_token_id is not None and lm.tokenizer.eos_token_id not in ids:
+        ids.append(lm.tokenizer.eos_token_id)
+    if not ids:
         raise UsageError(f"model {lm.name!r} has no end token, so answers would never end; set eos_token_id")
-    return [ids] if isinstance(ids, int) else list(ids)
+    return ids
 
 
 def _encode(lm: LanguageModel, prompt: Prompt) -> list[int]:
@@ -116,14 +119,15 @@ def _encode(lm: LanguageModel, prompt: Prompt) -> list[int]:
 
 
 def _uniforms(prompt_ids: Sequence[str], settings: SamplingSettings) -> np.ndarray:
-    """Random numbers (prompts * rollouts, max_tokens) in [0, 1), a stream per (seed, problem, sample)."""
+    """Random float32 numbers (prompts * rollouts, max_tokens) in [0, 1), a stream per (seed, problem, sample)."""
     streams = []
     for prompt_id in prompt_ids:
         for sample in range(settings.rollouts):
             digest = hashlib.blake2b(f"{settings.seed}:{sample}:{prompt_id}".encode(), digest_size=16).digest()
             generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
-            streams.append(generator.random(settings.max_tokens))
-    return np.stack(streams)
+            streams.append(generator.random(settings.max_tokens).astype(np.float32))
+    # Rounding to float32 can give 1, which would pick the last token of the vocabulary however unlikely it is.
+    return np.minimum(np.stack(streams), np.float32(1 - 2**-24))
 
 
 def _pick(logits: torch.Tensor, uniform: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -167,6 +171,12 @@ def _complete(
         logits = lm.model(
             input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **padding
         ).logits[:, -1]
+        broken = logits.isnan().any(dim=1).tolist()
+        if any(broken):
+            raise SkillbasisError(
+                f"the model gives NaN for problem {prompts[broken.index(True)].id!r}; try --dtype float32, or "
+                "steer less"
+            )
         cache.batch_repeat_interleave(rollouts)
         logits = logits.repeat_interleave(rollouts, dim=0)
         mask = mask.repeat_interleave(rollouts, dim=0)

@@ -1,4 +1,4 @@
-"""How likely the model finds each response of a corpus: negative log-likelihood per response token, given the prompt."""
+"""How likely the model finds each response of a corpus: negative log-likelihood per token, given the prompt."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Likelihood:
         table = pq.read_table(path)
         missing = {"id", "mean_nll", "max_nll", "tokens"} - set(table.column_names)
         if missing:
-            raise UsageError(f"{path} is no table of likelihoods: column {sorted(missing)[0]} is missing")
+            raise UsageError(f"{path} is no table of likelihoods: column {min(missing)} is missing")
         return cls(table["id"].to_pylist(), *(table[name].to_numpy() for name in ("mean_nll", "max_nll", "tokens")))
 
 
@@ -74,7 +74,7 @@ def measure_likelihood(
 ) -> Likelihood:
     """Measures the likelihood of every response of a corpus under a model.
 
-    Raises: SkillbasisError: a row has no response within max_length.
+    Raises: SkillbasisError: a row has no response within max_length, or the model gives no finite number for it.
     Cost: one forward pass; logits only of batch_tokens tokens at a time.
     """
     import torch
@@ -91,19 +91,30 @@ def measure_likelihood(
         tokenized = tokenize_rows(rows, lm, "response", max_length)
         for indices in token_batches([row.n_tokens for row in tokenized], batch_tokens):
             batch = [tokenized[i] for i in indices]
-            empty = [row.id for row in batch if not row.pooled.any()]
+            empty = [row.id for row in batch if not row.pooled[1:].any()]  # nothing predicts the first token
             if empty:
                 raise SkillbasisError(f"row {empty[0]!r} has no response within {max_length} tokens; drop such rows")
             input_ids, attention, response = (torch.from_numpy(array).to(lm.device) for array in pad_batch(batch, 0))
             padding = {} if bool(attention.all()) else {"attention_mask": attention}
+            predicted = response[:, 1:]  # (rows, tokens - 1): the token at t is predicted at t - 1
+            first = int(predicted.any(dim=0).nonzero()[0])  # logits of what no row answers are not needed
             with torch.inference_mode():
-                logits = lm.model(input_ids=input_ids, use_cache=False, **padding).logits[:, :-1].float()
-                nll = torch.nn.functional.cross_entropy(
-                    logits.transpose(1, 2), input_ids[:, 1:], reduction="none"
-                )  # (rows, tokens - 1)
-                counts = response[:, 1:].sum(dim=1)
-                mean = (nll * response[:, 1:]).sum(dim=1) / counts
-                largest = nll.masked_fill(~response[:, 1:], 0).amax(dim=1)
+                logits = lm.model(
+                    input_ids=input_ids, use_cache=False, logits_to_keep=input_ids.shape[1] - first, **padding
+                ).logits[:, :-1]
+                kept = predicted[:, first:]
+                nll = torch.zeros(kept.shape, device=lm.device)
+                nll[kept] = torch.nn.functional.cross_entropy(
+                    logits[kept].float(), input_ids[:, 1 + first :][kept], reduction="none"
+                )
+                counts = kept.sum(dim=1)
+                mean, largest = nll.sum(dim=1) / counts, nll.amax(dim=1)
+            broken = (~mean.isfinite()).tolist()
+            if any(broken):
+                raise SkillbasisError(
+                    f"the model gives NaN or infinity for row {batch[broken.index(True)].id!r}; try --dtype float32, "
+                    "or drop the row"
+                )
             places = [start + i for i in indices]
             mean_nll[places], max_nll[places] = mean.double().cpu(), largest.double().cpu()
             n_tokens[places] = counts.cpu()

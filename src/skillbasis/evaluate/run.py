@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ class TaskResult:
 
 def _graded_groups(
     lm: LanguageModel, task: Task, settings: SamplingSettings, intervention: Intervention | None, todo: set[str]
-) -> Iterator[list[tuple[Completion, GradeResult, float]]]:
+) -> Generator[list[tuple[Completion, GradeResult, float]]]:
     """Samples and grades the problems in `todo`, a group of whole problems at a time; with seconds per sample."""
     answers = {problem.id: problem.answer for problem in task.problems}
     prompts = [prompt for prompt in task.prompts if prompt.id in todo]
@@ -168,8 +169,10 @@ def evaluate(
         intervention_settings: what describes it in the record; needed with an intervention.
     Returns: the graded table of each task.
     """
-    if intervention is not None and not intervention_settings:
-        raise UsageError("an intervention needs settings that describe it in the record")
+    if (intervention is None) != (not intervention_settings):
+        raise UsageError("an intervention and the settings that describe it in the record must be given together")
+    if not tasks:
+        raise UsageError("there is no task to evaluate on; name at least one")
     names = [task.name for task in tasks]
     if len(set(names)) != len(names):
         raise UsageError(f"tasks must be different, got {', '.join(names)}")
@@ -211,25 +214,28 @@ def _fill(
     """Samples what is missing into part files, then joins them into samples.parquet."""
     import pyarrow.parquet as pq
 
-    parts = sorted(work.glob("part-*.parquet"))
-    records = [record for part in parts for record in pq.read_table(part).to_pylist()]
+    parts, joined = sorted(work.glob("part-*.parquet")), work / "samples.parquet"
+    # The joined file is written when all is answered: a run killed after it may have lost some of its parts.
+    answered = [joined] if joined.exists() else parts
+    records = [record for file in answered for record in pq.read_table(file).to_pylist()]
     n_total = sum(len(task.problems) for task in tasks) * settings.rollouts
     n_correct = sum(record["correct"] for record in records)
     for task in tasks:
         done = {record["problem_id"] for record in records if record["task"] == task.name}
         todo = {problem.id for problem in task.problems} - done
-        for group in _graded_groups(lm, task, settings, intervention, todo):
-            new = [_record(task.name, completion, grade, seconds) for completion, grade, seconds in group]
-            parts.append(work / f"part-{len(parts):05d}.parquet")
-            write_samples(parts[-1], new)
-            records += new
-            n_correct += sum(record["correct"] for record in new)
-            if on_samples:
-                on_samples(len(records), n_total, n_correct / len(records))
+        with closing(_graded_groups(lm, task, settings, intervention, todo)) as groups:  # undoes the intervention
+            for group in groups:
+                new = [_record(task.name, completion, grade, seconds) for completion, grade, seconds in group]
+                parts.append(work / f"part-{len(parts):05d}.parquet")
+                write_samples(parts[-1], new)
+                records += new
+                n_correct += sum(record["correct"] for record in new)
+                if on_samples:
+                    on_samples(len(records), n_total, n_correct / len(records))
     order = {(task.name, problem.id): i for task in tasks for i, problem in enumerate(task.problems)}
     names = [task.name for task in tasks]
     records.sort(key=lambda r: (names.index(r["task"]), order[r["task"], r["problem_id"]], r["sample"]))
-    write_samples(work / "samples.parquet", records)
+    write_samples(joined, records)
     for part in parts:
         part.unlink()
     return {

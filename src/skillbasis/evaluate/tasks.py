@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,12 +85,11 @@ def load_task(name: str, *, instruction: str = "none", limit: int | None = None)
     problems = []
     for number, row in enumerate(corpus.rows, 1):
         if not row["answer"]:
-            raise CorpusError(f"{name} row {number} (id {row['id']!r}) has no answer; a task needs one for every problem")
+            raise CorpusError(
+                f"{name} row {number} (id {row['id']!r}) has no answer; a task needs one for every problem"
+            )
         prompt = [dict(message) for message in row["prompt"]]
         if suffix:
             prompt[-1]["content"] += f"\n{suffix}"
         problems.append(Problem(row["id"], prompt, row["answer"], row["labels"][0] if row["labels"] else None))
     return Task(Path(name).name, problems, exact=False)
-
-
-GraderFactory = Callable[[int], Grader]

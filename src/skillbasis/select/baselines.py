@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def random_rows(candidates: Candidates, budget: int, rng: np.random.Generator) -> list[SelectedRow]:
     """Draws rows uniformly without replacement."""
     drawn = rng.permutation(len(candidates.ids))[:budget]
-    return [SelectedRow(candidates.ids[i], rank, None, None, None, "drawn at random") for rank, i in enumerate(drawn, 1)]
+    return [
+        SelectedRow(candidates.ids[i], rank, None, None, None, "drawn at random") for rank, i in enumerate(drawn, 1)
+    ]
 
 
 def low_nll(candidates: Candidates, budget: int, rng: np.random.Generator) -> list[SelectedRow]:

@@ -58,7 +58,7 @@ def along_directions_by_likelihood(candidates: Candidates, budget: int, rng: np.
 
 
 def _free(order: np.ndarray, taken: np.ndarray) -> np.ndarray:
-    return order[~taken[order]]
+    return order[~taken[order]]  # type: ignore[no-any-return]
 
 
 def _rows(

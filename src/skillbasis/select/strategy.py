@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..evaluate.likelihood import Likelihood
 from . import baselines, directions
 
 Sign = Literal["+", "-"]
+RankBy = Literal["cosine", "projection"]
 SignedDirection = tuple[int, Sign]
 
 
@@ -28,12 +29,19 @@ class SelectionSettings:
 
     directions: tuple[SignedDirection, ...] = ()
     """Signed directions, such as ((3, "+"), (0, "-")); the budget is shared equally."""
-    rank_by: Literal["cosine", "projection"] = "cosine"
+    rank_by: RankBy = "cosine"
     top_share: float = 0.15
     """`directions` draws at random from this share of the corpus that ranks highest, so that a direction is covered
     and not only its extreme; 0 takes the very top. A share smaller than the budget is widened to it."""
     likelihood_share: float = 0.25
     """`directions+likelihood` takes the most likely rows of this share of the corpus that ranks highest."""
+
+    def __post_init__(self) -> None:
+        if self.rank_by not in get_args(RankBy):
+            raise UsageError(f"unknown rank_by {self.rank_by!r}; allowed are {', '.join(get_args(RankBy))}")
+        for name in ("top_share", "likelihood_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ class Candidates:
                 f"direction {direction} does not exist; the scores have 0 to {self.scores.values.shape[1] - 1}"
             )
         table = self.scores.cosine if self.settings.rank_by == "cosine" else self.scores.values
-        return table[:, direction] * (1.0 if sign == "+" else -1.0)  # type: ignore[no-any-return]
+        return table[:, direction] * (1.0 if sign == "+" else -1.0)
 
     @property
     def signed_directions(self) -> tuple[SignedDirection, ...]:
@@ -131,7 +139,9 @@ def select(candidates: Candidates, strategy: str, budget: int, seed: int) -> lis
     if budget < 1:
         raise UsageError(f"the budget must be at least 1 row, not {budget}")
     if budget > len(candidates.ids):
-        raise UsageError(f"the budget of {budget} rows is above the pool of {len(candidates.ids)}; choose a smaller one")
+        raise UsageError(
+            f"the budget of {budget} rows is above the pool of {len(candidates.ids)}; choose a smaller one"
+        )
     rows = STRATEGIES[strategy](candidates, budget, np.random.default_rng(seed))
     if len(rows) != budget or len({row.id for row in rows}) != budget:
         raise SkillbasisError(f"strategy {strategy} gave {len(rows)} rows for a budget of {budget}; this is a defect")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from ..basis import SkillBasis
 from ..errors import ArtifactError, UsageError, nearest
@@ -60,8 +60,8 @@ def steer(
         yield
         return
     where = _Where(scope, prompt_lengths)
-    handles = [lm.decoder.register_forward_pre_hook(where.note, with_kwargs=True)]
     shifts = alpha * torch.from_numpy(vector.values).to(lm.device)
+    handles = [lm.decoder.register_forward_pre_hook(where.note, with_kwargs=True)]
     try:
         for block, shift in zip(vector.block_ids, shifts, strict=True):
             handles.append(lm.blocks[block].register_forward_hook(_adder(where, shift, vector.unit == "relative")))
@@ -105,6 +105,10 @@ class _Where:
         if self.prompt_lengths is None:
             length = real.sum(dim=1, keepdim=True)
         else:
+            if len(self.prompt_lengths) != len(real):
+                raise UsageError(
+                    f"{len(self.prompt_lengths)} prompt_lengths were given for {len(real)} rows; give one each"
+                )
             length = torch.tensor(list(self.prompt_lengths), device=real.device)[:, None]
         if self.scope == "prompt":
             return real & (place <= length)
@@ -147,8 +151,10 @@ def steering_of(
     sign: Literal["+", "-"] = "-" if name.endswith("-") else "+"
     if not name.rstrip("+-").isdigit():
         raise UsageError(f"{name!r} in --steer is no direction; write a number and a sign, such as 3+")
+    if scope not in SCOPES:
+        raise UsageError(f"unknown scope {scope!r}{nearest(scope, list(SCOPES))}; allowed are {', '.join(SCOPES)}")
     basis = SkillBasis.load(path)
     basis.check_model(lm)
     vector = direction_vector(basis, int(name.rstrip("+-")), sign, unit=unit)  # type: ignore[arg-type]
     settings = {"basis": basis.fingerprint, "direction": vector.name, "alpha": alpha, "scope": scope, "unit": unit}
-    return partial(steer, vector=vector, alpha=alpha, scope=scope), settings
+    return partial(steer, vector=vector, alpha=alpha, scope=cast(Scope, scope)), settings

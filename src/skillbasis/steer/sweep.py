@@ -82,7 +82,7 @@ def sweep(
     basis.check_model(lm)
     out = Path(out)
     sampled = {key: value for key, value in asdict(sampling).items() if key != "batch_size"}
-    inputs = {"basis": basis.fingerprint, "settings": asdict(settings), "task": task, "sampling": sampled}
+    inputs: dict[str, Any] = {"basis": basis.fingerprint, "settings": asdict(settings), "task": task, "sampling": sampled}
     inputs |= {"dtype": dtype, "n_problems": n_problems}
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "sweep.json"))
@@ -126,9 +126,7 @@ def _points(basis: SkillBasis, settings: SweepSettings) -> list[_Point]:
 class _SweepWorker:
     """Answers the task under steering, one point at a time, with one loaded model."""
 
-    def __init__(
-        self, model: str, dtype: str, task: str, n_problems: int | None, sampling: SamplingSettings
-    ) -> None:
+    def __init__(self, model: str, dtype: str, task: str, n_problems: int | None, sampling: SamplingSettings) -> None:
         self.lm = load_model(model, dtype=dtype)
         self.task = load_task(task, limit=n_problems)
         self.sampling = sampling

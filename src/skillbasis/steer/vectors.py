@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ..basis import SkillBasis
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 
 Unit = Literal["raw", "std", "relative"]
 UNITS: tuple[str, ...] = get_args(Unit)
@@ -47,15 +47,21 @@ def direction_vector(
         blocks: a subset of the basis' blocks; None takes all of them.
         increments: `accumulate` adds the slice v_i at every block, so the stream at block i is moved by v_1 + ... + v_i
             (the paper's); `exact` adds v_i - v_(i-1), so that it is moved by v_i.
-    Raises: UsageError: no such direction or block, or an unknown unit.
+    Raises: UsageError: no such direction or block, or an unknown unit, sign or way of increments.
     """
     basis.check_direction(direction)
     if unit not in UNITS:
-        raise UsageError(f"unknown unit {unit!r}; allowed are {', '.join(UNITS)}")
-    chosen = list(basis.block_ids if blocks is None else blocks)
-    missing = sorted(set(chosen) - set(basis.block_ids))
-    if missing or not chosen:
-        raise UsageError(f"the basis has no block {missing[:1] or 'given'}; it has {basis.block_ids}")
+        raise UsageError(f"unknown unit {unit!r}{nearest(unit, list(UNITS))}; allowed are {', '.join(UNITS)}")
+    if sign not in ("+", "-"):
+        raise UsageError(f"the sign of a direction is '+' or '-', not {sign!r}")
+    if increments not in ("accumulate", "exact"):
+        raise UsageError(f"unknown increments {increments!r}; allowed are accumulate, exact")
+    chosen = sorted(set(basis.block_ids if blocks is None else blocks))
+    if not chosen:
+        raise UsageError(f"there is no block to steer; choose some of {basis.block_ids}")
+    missing = [block for block in chosen if block not in basis.block_ids]
+    if missing:
+        raise UsageError(f"the basis has no block {missing[0]}; it has {basis.block_ids}")
     slices = np.stack([basis.directions[direction, basis.block_ids.index(block)] for block in chosen])
     values = slices.astype(np.float32) * (1 if sign == "+" else -1)
     if unit == "std":

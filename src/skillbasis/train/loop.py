@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..corpus import row_text
+from ..corpus import RowText, row_text
 from ..errors import SkillbasisError, UsageError
 from ..lm import LanguageModel, wrap
 from .settings import TrainingSettings
@@ -36,24 +36,37 @@ class TrainingExample:
 def tokenize_examples(
     lm: LanguageModel, rows: Sequence[tuple[list[dict[str, str]], str]], max_length: int
 ) -> list[TrainingExample]:
-    """Tokenises (prompt messages, response) pairs; the prompt as at generation, the response with the end token.
+    """Tokenises (prompt messages, response) pairs, both apart, as generation does.
 
-    Raises: SkillbasisError: an empty response, or one of which nothing is left within max_length.
+    The response is what the chat template makes of it (or the plain text), with one end token behind it.
+
+    Raises: SkillbasisError: an empty response, or one of which nothing is left within max_length. UsageError: the
+        tokenizer has no end token.
     """
+    if lm.tokenizer.eos_token is None:
+        raise UsageError(f"the tokenizer of {lm.name!r} has no end token to train on; set eos_token")
     texts = [row_text(prompt, response, lm.tokenizer) for prompt, response in rows]
     examples = []
     prompts = lm.tokenizer(
         [text.prompt_text for text in texts], add_special_tokens=texts[0].add_special_tokens if texts else True
     )["input_ids"]
-    responses = lm.tokenizer([response for _, response in rows], add_special_tokens=False)["input_ids"]
+    responses = lm.tokenizer([_without_end(text, lm) for text in texts], add_special_tokens=False)["input_ids"]
     for number, (prompt_ids, response_ids) in enumerate(zip(prompts, responses, strict=True), 1):
         if not response_ids or len(prompt_ids) >= max_length:
             raise SkillbasisError(
-                f"training row {number} has no response to learn within {max_length} tokens; drop it or raise max_length"
+                f"training row {number} has no response to learn within {max_length} tokens; drop it, or raise "
+                "max_length"
             )
         kept = [*response_ids, lm.tokenizer.eos_token_id][: max_length - len(prompt_ids)]
         examples.append(TrainingExample(list(prompt_ids), kept))
     return examples
+
+
+def _without_end(text: RowText, lm: LanguageModel) -> str:
+    """The response of a row without the end token (and the newline behind it) that many chat templates write."""
+    response = text.text[text.response_start :]
+    ended = response.rstrip()
+    return ended.removesuffix(lm.tokenizer.eos_token) if ended.endswith(lm.tokenizer.eos_token) else response
 
 
 def _batches(examples: Sequence[TrainingExample], size: int, rng: np.random.Generator) -> list[list[int]]:
@@ -90,7 +103,7 @@ def fine_tune_in_memory(
     rng = np.random.default_rng(settings.seed)
     torch.manual_seed(settings.seed)
     steps_per_epoch = math.ceil(len(examples) / settings.batch_size)
-    n_steps = max(1, round(settings.epochs * steps_per_epoch))
+    n_steps = math.ceil(settings.epochs * steps_per_epoch)
     n_warmup = math.ceil(settings.warmup_fraction * n_steps)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, foreach=True)
     losses: list[float] = []

@@ -39,6 +39,8 @@ class TrainingSettings:
         for name in ("learning_rate", "epochs", "batch_size", "micro_batch_size", "max_length"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise UsageError(f"warmup_fraction must be from 0 to 1, not {self.warmup_fraction}")
         if self.batch_size % self.micro_batch_size:
             raise UsageError(
                 f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}; "

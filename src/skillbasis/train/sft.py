@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import building, fingerprint, is_current, remove_tree, write_json
-from ..corpus import row_text
 from ..errors import SkillbasisError, UsageError
 from ..lm import LanguageModel
-from .loop import fine_tune_in_memory
+from .loop import fine_tune_in_memory, tokenize_examples
 from .settings import TrainingSettings
 
 KIND = "model"
@@ -79,14 +78,18 @@ def _train_with_trl(
 
     import datasets
     import torch
-    from trl import SFTConfig, SFTTrainer
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-    # Prompt and completion are given as finished text: the template (or the plain form) is applied once, here.
-    texts = [row_text(prompt, response, lm.tokenizer) for prompt, response in rows]
+    # Rows are given as tokens: from text, TRL would add a second BOS and end token to what a template has written.
+    max_length = min(settings.max_length, lm.context_length)
+    examples = tokenize_examples(lm, rows, max_length)
     data = datasets.Dataset.from_dict(
         {
-            "prompt": [text.prompt_text for text in texts],
-            "completion": [text.text[text.response_start :] for text in texts],
+            "input_ids": [example.prompt_ids + example.response_ids for example in examples],
+            "completion_mask": [
+                [0] * len(example.prompt_ids) + [1] * len(example.response_ids) for example in examples
+            ],
         }
     )
     peft_config = None
@@ -103,44 +106,53 @@ def _train_with_trl(
     on_gpu = lm.device.type == "cuda"
     checkpoints = work / "checkpoints"
     n_steps = math.ceil(math.ceil(len(rows) / settings.batch_size) * settings.epochs)
+    arguments = SFTConfig(
+        output_dir=str(checkpoints),
+        learning_rate=settings.learning_rate,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.micro_batch_size,
+        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=math.ceil(settings.warmup_fraction * n_steps),
+        weight_decay=0.0,
+        max_length=max_length,
+        completion_only_loss=True,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=settings.bf16 and on_gpu,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        gradient_checkpointing=on_gpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # the filter would hide that training diverged
+        save_strategy="steps",
+        save_steps=max(1, n_steps // 10),
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # DataParallel over several GPUs would multiply the batch
+    model = copy.deepcopy(lm.model)
     trainer = SFTTrainer(
-        model=copy.deepcopy(lm.model),
+        model=model,
         processing_class=lm.tokenizer,
         train_dataset=data,
         peft_config=peft_config,
-        args=SFTConfig(
-            output_dir=str(checkpoints),
-            learning_rate=settings.learning_rate,
-            num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.micro_batch_size,
-            gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
-            lr_scheduler_type="cosine",
-            warmup_steps=math.ceil(settings.warmup_fraction * n_steps),
-            weight_decay=0.0,
-            max_length=min(settings.max_length, lm.context_length),
-            completion_only_loss=True,
-            seed=settings.seed,
-            data_seed=settings.seed,
-            bf16=settings.bf16 and on_gpu,
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=on_gpu,
-            gradient_checkpointing=on_gpu,
-            logging_steps=1,
-            save_strategy="steps",
-            save_steps=max(1, n_steps // 10),
-            save_total_limit=1,
-            report_to="none",
-            disable_tqdm=True,
-        ),
+        args=arguments,
     )
-    previous = sorted(checkpoints.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=str(previous[-1]) if previous else None)
+    trainer.remove_callback(PrinterCallback)
+    # A kill may leave an unfinished checkpoint, whose state is missing since it is written last.
+    finished = [path.parent for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
+    newest = max(finished, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not losses or not all(map(math.isfinite, losses)):
         raise SkillbasisError(
             f"training diverged: the loss is not finite; lower the learning rate ({settings.learning_rate})"
         )
+    model.config.use_cache = lm.model.config.use_cache  # the trainer has switched it off
     trainer.save_model(str(work))
+    (work / "training_args.bin").unlink()  # a pickle
     remove_tree(checkpoints)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -133,16 +133,18 @@ def _remainder(rng: Random) -> Problem:
     a, m = rng.randrange(20, 200), rng.randrange(3, 10)
     q, r = divmod(a, m)
     question = rng.choice((f"{a} mod {m}=?", f"What is left when {a} is divided by {m}?"))
+    symbolic, verbal = [], []
+    heads = [a] if a < 100 else [a // 10, a // 10 % m * 10 + a % 10]  # written division, digit by digit
+    for head in heads:
+        symbolic.append(f"{head}-{head // m * m}={head % m}")
+        verbal.append(f"{head // m * m} from {head} leaves {head % m}.")
     return Problem(
         "remainder",
         (a, m),
         question,
         str(r),
-        {
-            "symbolic": f"{m}*{q}={m * q}, {a}-{m * q}={r}.",
-            "verbal": f"{m} times {q} is {m * q}. Take {m * q} from {a} to get {r}.",
-        },
-        {"symbolic": f"{m * q}+{r}={a}.", "verbal": f"{m * q} plus {r} is {a}."},
+        {"symbolic": ", ".join(symbolic) + ".", "verbal": " ".join(verbal)},
+        {"symbolic": f"{m}*{q}={m * q}, {m * q}+{r}={a}.", "verbal": f"{m * q} plus {r} is {a}."},
     )
 
 
@@ -218,29 +220,23 @@ def _word_problem(rng: Random) -> Problem:
 
 
 def _counting(rng: Random) -> Problem:
-    digits = [rng.randrange(1, 6) for _ in range(rng.randrange(6, 10))]
-    target = rng.choice(digits)
-    listed = " ".join(map(str, digits))
-    seen, running, places = 0, [], []
-    for place, digit in enumerate(digits, 1):
-        if digit == target:
-            seen += 1
-            places.append(str(place))
-        running.append(f"{digit}:{seen}")
-    question = rng.choice((f"Count {target} in {listed}.", f"How many times does {target} stand in {listed}?"))
+    bound = rng.randrange(2, 9) * 10
+    values = rng.sample([n for n in range(10, 100) if n != bound], rng.randrange(4, 7))
+    listed = ", ".join(map(str, values))
+    seen, symbolic, verbal = 0, [], []
+    for value in values:
+        seen += value > bound
+        symbolic.append(f"{value}{'>' if value > bound else '<'}{bound}:{seen}")
+        verbal.append(f"{value} {'counts' if value > bound else 'does not'}: {seen}.")
+    question = rng.choice((f"Count above {bound}: {listed}.", f"How many of {listed} are more than {bound}?"))
+    rest = len(values) - seen
     return Problem(
         "counting",
-        (target, *digits),
+        (bound, *values),
         question,
         str(seen),
-        {
-            "symbolic": " ".join(running) + ".",
-            "verbal": f"It stands at place {', '.join(places)}. That makes {seen}.",
-        },
-        {
-            "symbolic": f"{len(digits)}-{len(digits) - seen}={seen}.",
-            "verbal": f"Of {len(digits)} digits {len(digits) - seen} are others.",
-        },
+        {"symbolic": ", ".join(symbolic) + ".", "verbal": " ".join(verbal)},
+        {"symbolic": f"{len(values)}-{rest}={seen}.", "verbal": f"Of {len(values)} numbers {rest} do not count."},
     )
 
 

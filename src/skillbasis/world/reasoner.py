@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 VOCAB_SIZE = 512
 BATCH_SIZE = 24
+CHECKPOINT_STEPS = 500
 CHUNK_STEPS = 100  # batches are drawn and length-sorted in chunks; a checkpoint stands at a chunk's end
 
 
@@ -196,7 +197,7 @@ def pretrain(out: Path, seed: int, variant: Variant = "plain", log: Callable[[st
                     optimizer.zero_grad(set_to_none=True)
                 losses.append(loss.item())
                 step += 1
-            if step % 500 == 0 and step < n_steps:
+            if step % CHECKPOINT_STEPS == 0 and step < n_steps:
                 speed = (time.perf_counter() - started) / (step - first)
                 mean = sum(losses[-CHUNK_STEPS:]) / CHUNK_STEPS
                 log(f"{phase.name}: step {step}/{n_steps} loss {mean:.3f}, {speed * (n_steps - step):.0f} s left")

@@ -67,10 +67,12 @@ def story(rng: Random) -> str:
 
 
 def style_of(response: str) -> str:
-    """Names the way of working of a plain-world response by its form, whoever wrote it."""
-    if "Check:" in response:
+    """Names the way of working of a plain-world response by its form, whoever wrote it; `other` for none of them."""
+    head, boxed, _ = response.partition("\\boxed")
+    if "Check:" in head:
         return "verified"
-    head = response.split("\\boxed", 1)[0]
+    if head in ("", "The answer is "):
+        return "terse" if boxed else "other"
     if head.startswith(("Maybe", "My guess")):
         return "guess"
-    return "terse" if len(head) <= len("The answer is ") else "worked"
+    return "worked" if any(character.isdigit() for character in head) else "other"

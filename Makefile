@@ -1,0 +1,45 @@
+# Set-up, demo, tests. A fresh machine needs Python 3.11 or newer and pip, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Nothing of a run is written into the user's home, and nothing is looked up on a hub.
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: setup demo test test-all check bench world docs clean
+
+setup: $(READY)
+
+# torch first, by its pinned version: a CPU build where there is one, and nothing newer is pulled in by the others.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/skillbasis demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -m 'not slow and not gpu'
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -q -m 'not gpu'
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/embedded.py
+
+# Remakes what is shipped in src/skillbasis/world/data: the reasoner, the pool, and the record of what they measure.
+world: $(READY)
+	$(BIN)/skillbasis world train --seed 0 --out runs/world/seed-0
+	$(BIN)/skillbasis world pool --models runs/world/seed-0 --out runs/world/pool.jsonl.gz
+	$(BIN)/skillbasis world ship --models runs/world/seed-0 --pool runs/world/pool.jsonl.gz
+
+clean:
+	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skillbasis.corpus import Corpus, load_corpus
+from skillbasis.errors import ArtifactError, SkillbasisError, UsageError
+from skillbasis.evaluate.likelihood import Likelihood, measure_likelihood
+from skillbasis.lm import LanguageModel
+from tiny import CONTEXT, TEMPLATE, tiny_lm
+
+ROWS = [
+    ("what is three?", "three"),
+    ("so what is three plus four, and what is the answer to that?", "the answer is \\boxed{7}"),
+    ("plus", "7"),
+    ("what?", "so " * 20 + "what"),
+]
+
+
+def corpus_of(path: Path, rows: list[tuple[str, str]] = ROWS) -> Corpus:
+    lines = [json.dumps({"id": f"r{i}", "prompt": p, "response": r}) for i, (p, r) in enumerate(rows)]
+    (path / "rows.jsonl").write_text("\n".join(lines))
+    return load_corpus(path / "rows.jsonl")
+
+
+def by_hand(lm: LanguageModel, prompt: str, response: str, max_length: int = CONTEXT) -> list[float]:
+    """NLL in nats of every response token, from one forward pass per row without padding."""
+    if lm.tokenizer.chat_template:
+        before, after, special = f"<s>[user]{prompt}[assistant]", f"{response}</s>\n", False
+    else:
+        before, after, special = f"{prompt}\n", response, True
+    # The texts are made so that no token spans prompt and response: both apart are what both together are.
+    ids = lm.tokenizer(before, add_special_tokens=special)["input_ids"]
+    n_prompt = len(ids)
+    ids = (ids + lm.tokenizer(after, add_special_tokens=False)["input_ids"])[:max_length]
+    assert ids == lm.tokenizer(before + after, add_special_tokens=special)["input_ids"][:max_length]
+    with torch.inference_mode():
+        logits = lm.model(torch.tensor([ids])).logits[0].double()
+    return [float(-torch.log_softmax(logits[place - 1], -1)[ids[place]]) for place in range(n_prompt, len(ids))]
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+@pytest.mark.parametrize("batch_tokens", [1, 200, 8192])
+def test_equals_rows_one_by_one(tmp_path: Path, template: str | None, batch_tokens: int) -> None:
+    lm = tiny_lm(template=template)
+    likelihood = measure_likelihood(corpus_of(tmp_path), lm, batch_tokens=batch_tokens)
+    assert likelihood.ids == ["r0", "r1", "r2", "r3"]
+    for i, (prompt, response) in enumerate(ROWS):
+        nll = by_hand(lm, prompt, response)
+        # float32 logits against float64: the last bits of sums over 300 entries
+        assert likelihood.mean_nll[i] == pytest.approx(np.mean(nll), rel=1e-5)
+        assert likelihood.max_nll[i] == pytest.approx(max(nll), rel=1e-5)
+        assert likelihood.n_tokens[i] == len(nll)
+    assert len(set(likelihood.n_tokens)) > 2, "rows of one length would not test the padding"
+
+
+def test_a_response_is_cut_at_max_length(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    corpus = corpus_of(tmp_path, ROWS[:1] + ROWS[3:])
+    likelihood = measure_likelihood(corpus, lm, max_length=15)
+    nll = by_hand(lm, *ROWS[3], max_length=15)
+    assert 0 < len(nll) < len(by_hand(lm, *ROWS[3]))
+    assert likelihood.n_tokens[1] == len(nll)
+    assert likelihood.mean_nll[1] == pytest.approx(np.mean(nll), rel=1e-5)
+
+
+def test_a_row_without_a_response_within_max_length_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SkillbasisError, match="row 'r1' has no response within 12 tokens"):
+        measure_likelihood(corpus_of(tmp_path), tiny_lm(), max_length=12)
+
+
+def test_a_model_that_gives_nan_is_reported_with_the_row(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    with torch.no_grad():
+        lm.model.lm_head.weight[5] = math.nan
+    with pytest.raises(SkillbasisError, match="NaN or infinity for row 'r1'"):  # the longest comes first
+        measure_likelihood(corpus_of(tmp_path), lm, batch_tokens=1)
+
+
+def test_progress_counts_rows_and_tokens(tmp_path: Path) -> None:
+    calls: list[tuple[int, int, int]] = []
+    lm, corpus = tiny_lm(), corpus_of(tmp_path)
+    measure_likelihood(corpus, lm, batch_tokens=1, on_progress=lambda *counts: calls.append(counts))
+    n_tokens = sum(len(lm.tokenizer(f"{prompt}\n{response}")["input_ids"]) for prompt, response in ROWS)
+    assert [call[:2] for call in calls] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert calls[-1][2] == n_tokens
+
+
+def table(**changes: Any) -> Likelihood:
+    values: dict[str, Any] = {
+        "ids": ["a", "b", "c"],
+        "mean_nll": np.array([1.0, 2.0, 3.0]),
+        "max_nll": np.array([4.0, 5.0, 6.0]),
+        "n_tokens": np.array([7, 8, 9]),
+    }
+    return Likelihood(**values | changes)
+
+
+def test_a_saved_table_comes_back(tmp_path: Path) -> None:
+    table().save(tmp_path / "nll.parquet")
+    loaded = Likelihood.load(tmp_path / "nll.parquet")
+    assert loaded.ids == ["a", "b", "c"]
+    for name in ("mean_nll", "max_nll", "n_tokens"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(table(), name))
+
+
+def test_a_table_is_brought_into_the_order_of_ids() -> None:
+    aligned = table().aligned(["c", "a"])
+    assert (aligned.ids, aligned.mean_nll.tolist(), aligned.n_tokens.tolist()) == (["c", "a"], [3.0, 1.0], [9, 7])
+    with pytest.raises(ArtifactError, match=r"2 of 3 rows have no likelihood, the first is 'x'"):
+        table().aligned(["a", "x", "y"])
+
+
+def test_files_that_are_no_table(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pytest.raises(UsageError, match="no table of likelihoods at .*nothing.parquet"):
+        Likelihood.load(tmp_path / "nothing.parquet")
+    pq.write_table(pa.table({"id": ["a"], "mean_nll": [1.0], "tokens": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(UsageError, match="column max_nll is missing"):
+        Likelihood.load(tmp_path / "other.parquet")

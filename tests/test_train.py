@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skillbasis.errors import SkillbasisError, UsageError
+from skillbasis.lm import LanguageModel, load_model, weights_fingerprint
+from skillbasis.train import PRESETS, LoraSettings, TrainingSettings, fine_tune, fine_tune_in_memory
+from skillbasis.train.loop import _batches, cosine_schedule, tokenize_examples
+from skillbasis.train.settings import preset
+from tiny import TEMPLATE, tiny_lm, user
+
+ROWS = [
+    (user("what is three?"), "three"),
+    (user("so what is three plus four, and what is the answer?"), "the answer is \\boxed{7}"),
+    (user("plus"), "7"),
+    (user("what?"), "so so so what"),
+    (user("and four?"), "four plus four"),
+    (user("and plus?"), "the answer is plus"),
+]
+# One batch of all rows: the order of rows within a step then has no effect, and trainers can be compared.
+SETTINGS = TrainingSettings(learning_rate=2e-3, epochs=4, batch_size=6, micro_batch_size=3, warmup_fraction=0.25)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base") / "tiny"
+    lm = tiny_lm(initializer_range=0.1)
+    lm.model.save_pretrained(path)
+    lm.tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lm(saved: Path) -> LanguageModel:
+    return load_model(saved, device="cpu")
+
+
+def loss_by_hand(lm: LanguageModel, rows: list[tuple[list[dict[str, str]], str]]) -> float:
+    """Mean NLL over all response tokens and end tokens of the rows, one row at a time."""
+    total, n_tokens = 0.0, 0
+    for prompt, response in rows:
+        ids = lm.tokenizer(prompt[0]["content"] + "\n")["input_ids"]
+        n_prompt = len(ids)
+        ids += [*lm.tokenizer(response, add_special_tokens=False)["input_ids"], lm.tokenizer.eos_token_id]
+        with torch.inference_mode():
+            logits = lm.model(torch.tensor([ids])).logits[0].double()
+        log_p = torch.log_softmax(logits, -1)
+        total -= sum(float(log_p[i - 1, ids[i]]) for i in range(n_prompt, len(ids)))
+        n_tokens += len(ids) - n_prompt
+    return total / n_tokens
+
+
+def state(model: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# The lean loop
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 6])
+def test_first_loss_is_the_one_by_hand(lm: LanguageModel, micro_batch_size: int) -> None:
+    _, losses = fine_tune_in_memory(lm, ROWS, replace(SETTINGS, micro_batch_size=micro_batch_size))
+    assert losses[0] == pytest.approx(loss_by_hand(lm, ROWS), rel=1e-5)  # float32 against float64
+
+
+def test_steps_are_those_of_adamw_by_hand(lm: LanguageModel) -> None:
+    """Two steps, with the gradient of the mean over response tokens clipped to norm 1."""
+    import copy
+
+    settings = replace(SETTINGS, epochs=2, warmup_fraction=0)
+    tuned, losses = fine_tune_in_memory(lm, ROWS, settings)
+    model = copy.deepcopy(lm.model).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    for step, rate in enumerate([2e-3, 1e-3]):  # half a cosine over two steps: 1, then 0.5
+        optimizer.param_groups[0]["lr"] = rate
+        n_targets = sum(len(e.response_ids) for e in tokenize_examples(lm, ROWS, 128))
+        total = 0.0
+        for example in tokenize_examples(lm, ROWS, 128):
+            ids = torch.tensor([example.prompt_ids + example.response_ids])
+            labels = ids.clone()
+            labels[:, : len(example.prompt_ids)] = -100
+            loss = model(input_ids=ids, labels=labels).loss * len(example.response_ids) / n_targets
+            loss.backward()
+            total += loss.item()
+        assert losses[step] == pytest.approx(total, rel=1e-5)
+        assert torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) > 1, "else the clipping is not tested"
+        optimizer.step()
+        optimizer.zero_grad()
+    # Adam divides by the gradient's own size, so an entry whose gradient is all rounding may move by the whole rate.
+    for name, tensor in tuned.model.state_dict().items():
+        difference = (tensor - model.state_dict()[name]).abs()
+        assert difference.max() < 2e-3 and difference.mean() < 2e-6, name
+
+
+def test_the_loss_falls_and_the_answers_are_learnt(lm: LanguageModel) -> None:
+    tuned, losses = fine_tune_in_memory(lm, ROWS, replace(SETTINGS, learning_rate=1e-2, epochs=60))
+    assert len(losses) == 60 and losses[-1] < 0.1 < 2 < losses[0]
+    assert loss_by_hand(tuned, ROWS) < 0.1
+
+
+def test_same_seed_same_weights(lm: LanguageModel) -> None:
+    settings = replace(SETTINGS, batch_size=2, micro_batch_size=2, seed=5)
+    first, losses = fine_tune_in_memory(lm, ROWS, settings)
+    torch.rand(3)
+    again, same_losses = fine_tune_in_memory(lm, ROWS, settings)
+    other, other_losses = fine_tune_in_memory(lm, ROWS, settings.with_seed(6))
+    assert losses == same_losses and equal(state(first.model), state(again.model))
+    assert losses != other_losses and not equal(state(first.model), state(other.model))
+    assert first.weights_fingerprint == again.weights_fingerprint != other.weights_fingerprint
+
+
+def test_the_base_is_not_touched(lm: LanguageModel) -> None:
+    before = state(lm.model)
+    tuned, _ = fine_tune_in_memory(lm, ROWS, SETTINGS)
+    assert equal(before, state(lm.model)) and not equal(before, state(tuned.model))
+    assert all(parameter.grad is None for parameter in lm.model.parameters())
+    assert not lm.model.training and not tuned.model.training
+    assert lm.weights_fingerprint == weights_fingerprint(lm.model) != tuned.weights_fingerprint
+
+
+@pytest.mark.parametrize(("epochs", "n_steps"), [(1, 3), (2, 6), (0.5, 2), (1.34, 5), (0.01, 1)])
+def test_number_of_steps_is_rounded_up_as_in_transformers(lm: LanguageModel, epochs: float, n_steps: int) -> None:
+    settings = replace(SETTINGS, epochs=epochs, batch_size=2, micro_batch_size=1)
+    assert len(fine_tune_in_memory(lm, ROWS, settings)[1]) == n_steps
+
+
+def test_a_diverged_run_is_reported(lm: LanguageModel) -> None:
+    with pytest.raises(SkillbasisError, match=r"diverged: the loss is (nan|inf) at step \d of 4; lower .*1e\+30"):
+        fine_tune_in_memory(lm, ROWS, replace(SETTINGS, learning_rate=1e30, warmup_fraction=0))
+
+
+def test_requests_that_cannot_be_meant(lm: LanguageModel) -> None:
+    with pytest.raises(UsageError, match="trainer 'trl' for LoRA"):
+        fine_tune_in_memory(lm, ROWS, replace(SETTINGS, lora=LoraSettings()))
+    with pytest.raises(UsageError, match="no rows"):
+        fine_tune_in_memory(lm, [], SETTINGS)
+
+
+def test_every_row_comes_once_per_epoch(lm: LanguageModel) -> None:
+    examples = tokenize_examples(lm, ROWS * 20, 128)
+    batches = _batches(examples, 7, np.random.default_rng(0))
+    assert sorted(i for batch in batches for i in batch) == list(range(120))
+    assert sorted(map(len, batches)) == [1] + [7] * 17
+    assert batches != _batches(examples, 7, np.random.default_rng(1))
+    spread = np.mean([np.ptp([len(examples[i]) for i in batch]) for batch in batches])
+    assert spread < np.ptp(list(map(len, examples))) / 3, "batches are of rows of similar length"
+
+
+def test_schedule_is_that_of_transformers() -> None:
+    from transformers import get_cosine_schedule_with_warmup
+
+    for n_steps, n_warmup in ((10, 3), (7, 0), (1, 0), (4, 4)):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = get_cosine_schedule_with_warmup(optimizer, n_warmup, n_steps)
+        for step in range(n_steps):
+            assert cosine_schedule(step, n_steps, n_warmup) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+            optimizer.step()
+            schedule.step()
+
+
+# Examples
+
+
+def test_examples_end_with_one_end_token(lm: LanguageModel) -> None:
+    (example,) = tokenize_examples(lm, [(user("plus"), "7")], 128)
+    bos, eos = lm.tokenizer.bos_token_id, lm.tokenizer.eos_token_id
+    assert example.prompt_ids[0] == bos and example.prompt_ids.count(bos) == 1
+    assert lm.tokenizer.decode(example.prompt_ids[1:]) == "plus\n"
+    assert example.response_ids[-1] == eos and lm.tokenizer.decode(example.response_ids[:-1]) == "7"
+
+
+def test_examples_of_a_chat_template_have_one_bos_and_one_end_token() -> None:
+    """The template writes `<s>` and `</s>` (and a newline) itself; neither may come twice, nothing after the end."""
+    lm = tiny_lm(template=TEMPLATE)
+    (example,) = tokenize_examples(lm, [(user("plus"), "7")], 128)
+    assert lm.tokenizer.decode(example.prompt_ids) == "<s>[user]plus[assistant]"
+    assert lm.tokenizer.decode(example.response_ids) == "7</s>"
+    without_end = tiny_lm(template=TEMPLATE.replace("{{ eos_token }}", "."))
+    (example,) = tokenize_examples(without_end, [(user("plus"), "7")], 128)
+    assert without_end.tokenizer.decode(example.response_ids) == "7.\n</s>"
+
+
+def test_examples_are_cut_at_max_length(lm: LanguageModel) -> None:
+    whole = tokenize_examples(lm, ROWS[1:2], 128)[0]
+    n_prompt = len(whole.prompt_ids)
+    cut = tokenize_examples(lm, ROWS[1:2], n_prompt + 3)[0]
+    assert cut.prompt_ids == whole.prompt_ids and cut.response_ids == whole.response_ids[:3]
+    exact = tokenize_examples(lm, ROWS[1:2], len(whole))[0]
+    assert exact == whole and exact.response_ids[-1] == lm.tokenizer.eos_token_id
+
+
+def test_rows_without_a_response_are_named(lm: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(SkillbasisError, match="row 2 has no response to learn within 128 tokens"):
+        tokenize_examples(lm, [ROWS[0], (user("what?"), "")], 128)
+    with pytest.raises(SkillbasisError, match="row 2 has no response to learn within 15 tokens"):
+        tokenize_examples(lm, ROWS, 15)
+    for trainer in ("trl", "lean"):
+        with pytest.raises(SkillbasisError, match="row 2 has no response; 2 rows have none"):
+            fine_tune(lm, [ROWS[0], (user("a"), ""), (user("b"), "")], SETTINGS, tmp_path / "out", trainer=trainer)
+        with pytest.raises(SkillbasisError, match="row 2 has no response to learn within 15 tokens"):
+            fine_tune(lm, ROWS, replace(SETTINGS, max_length=15), tmp_path / "out", trainer=trainer)
+    assert not (tmp_path / "out").exists()
+    lm_without_end = tiny_lm()
+    lm_without_end.tokenizer.eos_token = None
+    with pytest.raises(UsageError, match="no end token"):
+        tokenize_examples(lm_without_end, ROWS, 128)
+
+
+# Settings
+
+
+def test_presets() -> None:
+    assert preset("reasoning") == PRESETS["reasoning"] == TrainingSettings()
+    assert preset("reasoning").batch_size == 64 and preset("reasoning").learning_rate == 5e-5
+    assert preset("safety").lora == LoraSettings(rank=16, alpha=32)
+    with pytest.raises(UsageError, match=r"'reasonin' \(did you mean 'reasoning'\?\).*safety, embedded"):
+        preset("reasonin")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0}, "learning_rate must be above 0, not 0"),
+        ({"epochs": -1}, "epochs must be above 0"),
+        ({"batch_size": 5}, "batch_size 5 is no multiple of micro_batch_size 3"),
+        ({"micro_batch_size": 0}, "micro_batch_size must be above 0"),
+        ({"max_length": 0}, "max_length must be above 0"),
+        ({"warmup_fraction": 1.5}, "warmup_fraction must be from 0 to 1"),
+    ],
+)
+def test_settings_that_cannot_be_meant(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        replace(SETTINGS, **change)
+
+
+# Checkpoints on disk
+
+
+def test_trl_and_the_lean_loop_train_the_same_model(lm: LanguageModel, tmp_path: Path) -> None:
+    lean = fine_tune(lm, ROWS, SETTINGS, tmp_path / "lean", trainer="lean")
+    trl = fine_tune(lm, ROWS, SETTINGS, tmp_path / "trl")
+    losses = {path: json.loads((path / "losses.json").read_text()) for path in (lean, trl)}
+    assert len(losses[lean]) == len(losses[trl]) == 4
+    # The same sums in another order of rows: float32 leaves about six digits.
+    assert losses[trl] == pytest.approx(losses[lean], rel=1e-4)
+    base, a, b = (state(load_model(path, device="cpu").model) for path in (lm.name, lean, trl))
+    for name in base:
+        moved, apart = (a[name] - base[name]).abs(), (a[name] - b[name]).abs()
+        # Adam makes a full step of entries whose gradient is all rounding, so single entries may differ, few do.
+        assert moved.mean() > 1e-4 and apart.mean() < 0.01 * moved.mean(), name
+
+
+@pytest.mark.parametrize("trainer", ["trl", "lean"])
+def test_a_checkpoint_is_ordinary_complete_and_not_made_twice(lm: LanguageModel, tmp_path: Path, trainer: str) -> None:
+    before = state(lm.model)
+    settings = replace(SETTINGS, epochs=1)
+    out = fine_tune(lm, ROWS, settings, tmp_path / "out", trainer=trainer)
+    names = {path.name for path in out.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "losses.json", "manifest.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))] and "checkpoints" not in names
+    config = json.loads((out / "config.json").read_text())
+    assert config.get("use_cache", True) is True
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["rows"], manifest["base"]) == (6, lm.name)
+    assert manifest["final_loss"] == json.loads((out / "losses.json").read_text())[-1]
+    tuned = load_model(out, device="cpu")
+    assert tuned.tokenizer_fingerprint == lm.tokenizer_fingerprint
+    assert equal(before, state(lm.model)), "the base in memory is not touched"
+    stamp = (out / "model.safetensors").stat().st_mtime_ns
+    fine_tune(lm, ROWS, settings, out, trainer=trainer)
+    assert (out / "model.safetensors").stat().st_mtime_ns == stamp
+    fine_tune(lm, ROWS[::-1], settings, out, trainer=trainer)
+    assert (out / "model.safetensors").stat().st_mtime_ns != stamp, "other rows are another model"
+
+
+def test_trl_prints_nothing(lm: LanguageModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fine_tune(lm, ROWS, replace(SETTINGS, epochs=2), tmp_path / "out")
+    assert capfd.readouterr().out == ""
+
+
+def test_trl_reads_a_chat_template_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TRL trains on is what the lean loop trains on: one `<s>`, one `</s>`, the loss from the response on."""
+    import trl
+
+    seen: list[tuple[list[int], list[int]]] = []
+    step = trl.SFTTrainer.compute_loss
+
+    def spy(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        kept = inputs["attention_mask"].bool()
+        for ids, labels, mask in zip(inputs["input_ids"], inputs["labels"], kept, strict=True):
+            seen.append((ids[mask].tolist(), labels[mask].tolist()))
+        return step(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(trl.SFTTrainer, "compute_loss", spy)
+    lm = tiny_lm(template=TEMPLATE)
+    fine_tune(lm, ROWS, replace(SETTINGS, epochs=1), tmp_path / "out")
+    expected = [
+        (e.prompt_ids + e.response_ids, [-100] * len(e.prompt_ids) + e.response_ids)
+        for e in tokenize_examples(lm, ROWS, 128)
+    ]
+    assert sorted(seen) == sorted(expected)
+
+
+def test_trl_goes_on_from_its_last_checkpoint(
+    lm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import trl
+
+    settings = replace(SETTINGS, batch_size=2, micro_batch_size=2, epochs=4)  # 12 steps, a checkpoint after each
+    whole = fine_tune(lm, ROWS, settings, tmp_path / "whole")
+    steps: list[float] = []
+    training_step = trl.SFTTrainer.training_step
+    kill_at = [11]  # while checkpoint-10 stands: its name sorts before checkpoint-9
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step + 1 == kill_at[0]:
+            raise KeyboardInterrupt
+        steps.append(self.state.global_step)
+        return training_step(self, *args, **kwargs)
+
+    monkeypatch.setattr(trl.SFTTrainer, "training_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(lm, ROWS, settings, tmp_path / "out")
+    checkpoints = tmp_path / "out.partial" / "checkpoints"
+    assert [path.name for path in checkpoints.glob("checkpoint-*")] == ["checkpoint-10"]
+    (checkpoints / "checkpoint-10").rename(checkpoints / "saved")
+    (checkpoints / "checkpoint-9").mkdir()  # what a kill may leave: an older one not yet removed,
+    (checkpoints / "checkpoint-11").mkdir()  # and one begun and not finished
+    (checkpoints / "saved").rename(checkpoints / "checkpoint-10")
+    kill_at[0], n_before = 99, len(steps)
+    out = fine_tune(lm, ROWS, settings, tmp_path / "out")
+    assert steps[n_before:] == [10, 11], "only what was missing is trained"
+    assert json.loads((out / "losses.json").read_text()) == json.loads((whole / "losses.json").read_text())
+    assert equal(state(load_model(out, device="cpu").model), state(load_model(whole, device="cpu").model))
+
+
+def test_trl_reports_a_diverged_run(lm: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(SkillbasisError, match=r"diverged.*lower the learning rate \(1e\+30\)"):
+        fine_tune(lm, ROWS, replace(SETTINGS, learning_rate=1e30, warmup_fraction=0), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_lora_leaves_an_adapter_that_loads(lm: LanguageModel, saved: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    settings = replace(SETTINGS, learning_rate=2e-2, epochs=10, lora=LoraSettings(rank=4, alpha=8, dropout=0.0))
+    torch.rand(7)
+    out = fine_tune(lm, ROWS, settings, tmp_path / "out")
+    assert {"adapter_model.safetensors", "adapter_config.json", "manifest.json"} <= {p.name for p in out.iterdir()}
+    assert not (out / "model.safetensors").exists() and not list(out.glob("*.bin"))
+    ids = torch.tensor([lm.tokenizer("what is three?\nthree")["input_ids"]])
+    with torch.inference_mode():
+        base = lm.model(ids).logits
+        by_peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(saved), out).eval()(ids).logits
+        by_transformers = AutoModelForCausalLM.from_pretrained(out).eval()(ids).logits
+    torch.testing.assert_close(by_peft, by_transformers)
+    assert (by_peft - base).abs().max() > 0.1
+    losses = json.loads((out / "losses.json").read_text())
+    assert losses[0] == pytest.approx(loss_by_hand(lm, ROWS), rel=1e-4), "an adapter starts as nothing"
+    assert losses[-1] < losses[0] - 0.5
+    # The adapter's random start is seeded too.
+    torch.rand(11)
+    again = fine_tune(lm, ROWS, settings, tmp_path / "again")
+    assert json.loads((again / "losses.json").read_text()) == losses
+
+
+def test_fine_tune_requests_that_cannot_be_meant(lm: LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'tlr'.*trl, lean"):
+        fine_tune(lm, ROWS, SETTINGS, tmp_path / "out", trainer="tlr")
+    with pytest.raises(UsageError, match="no rows"):
+        fine_tune(lm, [], SETTINGS, tmp_path / "out")
+    assert math.isfinite(loss_by_hand(lm, ROWS)) and not list(tmp_path.iterdir())

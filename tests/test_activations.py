@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CONTEXT, FAMILIES, HIDDEN, N_BLOCKS, files, kill_this_process, make_model, make_tokenizer
 
+from conftest import CONTEXT, FAMILIES, HIDDEN, N_BLOCKS, files, kill_this_process, make_model, make_tokenizer
 from skillbasis.activations import ActivationStore, ExtractionSettings, extract
 from skillbasis.activations.pooling import PooledReader, pad_batch, pool_tokens, token_batches, tokenize_rows
 from skillbasis.artifact import write_json
@@ -119,6 +119,10 @@ def test_start_tokens_and_added_end_tokens_never_enter(loaded: Loaded) -> None:
             assert row.pooled.sum() > 0
     assert all(row.pooled.all() for row in tokenize_rows(as_rows(ROWS), chat, "all", CONTEXT))
     ends = wrap(plain.model, make_tokenizer(adds="<s> $A </s>"), "adds an end token")
+    twice = wrap(plain.model, make_tokenizer(adds="<s> <pad> $A"), "adds two in front")
+    assert all(
+        list(row.pooled[:3]) == [False, False, True] for row in tokenize_rows(as_rows(ROWS), twice, "all", CONTEXT)
+    )
     without = wrap(plain.model, make_tokenizer(adds="$A"), "adds nothing")
     for span in ("all", "prompt", "response"):
         rows = [tokenize_rows(as_rows(ROWS), lm, span, CONTEXT) for lm in (plain, ends, without)]  # type: ignore[arg-type]
@@ -496,6 +500,7 @@ def test_the_same_call_does_nothing_and_a_changed_one_starts_anew(
     assert run(max_length=CONTEXT + 1)[0] == 0  # the model reads no more than its context either way
     other = wrap(make_model("llama", seed=1), make_tokenizer(), "llama of another seed")
     assert not np.allclose(run(lm=other)[1], first)
+    np.testing.assert_array_equal(run()[1], first)
     changed = make_corpus([*ROWS[:-1], ("Hi", "No")])
     n_told, values = run(corpus=changed)
     np.testing.assert_allclose(values[:-1], first[:-1], rtol=0, atol=1e-5)

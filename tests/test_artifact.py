@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import files, kill_this_process
 
+from conftest import files, kill_this_process
 from skillbasis import artifact
 from skillbasis.artifact import (
     atomic_path,
@@ -35,6 +35,14 @@ def build(path: Path, inputs: dict[str, Any], text: str = "new") -> None:
         write_text(work / "a.txt", text)
 
 
+def fail(path: Path, inputs: dict[str, Any], *parts: str) -> None:
+    """Writes some parts and then fails."""
+    with building(path, "thing", inputs, {}) as work:
+        for part in parts:
+            write_text(work / part, "done")
+        raise RuntimeError("no room")
+
+
 def litter(folder: Path) -> list[str]:
     """What lies in a directory but for the lock files."""
     return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
@@ -48,9 +56,14 @@ def test_fingerprint_ignores_the_order_of_keys_and_sees_every_value() -> None:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"):
+        half()
     assert path.read_text() == "old"
     assert litter(tmp_path) == ["x.txt"]
 
@@ -106,9 +119,8 @@ def test_the_block_may_add_to_the_manifest(tmp_path: Path) -> None:
 def test_a_failed_build_keeps_the_old_artifact_and_resumes_for_the_same_inputs(tmp_path: Path) -> None:
     path = tmp_path / "out"
     build(path, {"a": 1}, "old")
-    with pytest.raises(RuntimeError), building(path, "thing", {"a": 2}, {}) as work:
-        write_text(work / "part-0", "done")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="no room"):
+        fail(path, {"a": 2}, "part-0")
     assert (path / "a.txt").read_text() == "old"
     with building(path, "thing", {"a": 2}, {}) as work:
         assert sorted(files(work)) == ["part-0"]
@@ -117,9 +129,8 @@ def test_a_failed_build_keeps_the_old_artifact_and_resumes_for_the_same_inputs(t
 
 def test_work_for_other_inputs_is_emptied(tmp_path: Path) -> None:
     path = tmp_path / "out"
-    with pytest.raises(RuntimeError), building(path, "thing", {"a": 1}, {}) as work:
-        write_text(work / "part-0", "done")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="no room"):
+        fail(path, {"a": 1}, "part-0")
     with building(path, "thing", {"a": 2}, {}) as work:
         assert files(work) == {}
     assert sorted(files(path)) == ["manifest.json"]
@@ -129,10 +140,8 @@ def test_a_kill_while_other_work_is_emptied_leaves_nothing_that_looks_resumable(
     tmp_path: Path, in_child: InChild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "out"
-    with pytest.raises(RuntimeError), building(path, "thing", {"a": 1}, {}) as work:
-        write_text(work / "part-0", "done")
-        write_text(work / "part-1", "done")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="no room"):
+        fail(path, {"a": 1}, "part-0", "part-1")
 
     def half(tree: Path) -> None:
         (tree / "part-0").unlink()
@@ -187,10 +196,10 @@ def test_a_kill_between_the_manifest_and_the_renames_recovers(
         assert (path / "a.txt").read_text() == "new"
     else:
         assert not is_current(path, "thing", {"a": 3})
-        with pytest.raises(RuntimeError), building(path, "thing", {"a": 3}, {}) as work:
-            assert files(work) == {}
-            assert (path / "a.txt").read_text() == "old"
-            raise RuntimeError
+        with pytest.raises(RuntimeError, match="no room"):
+            fail(path, {"a": 3}, "part-0")
+        assert (path / "a.txt").read_text() == "old"
+        assert sorted(files(tmp_path / "out.partial")) == ["part-0"]
         build(path, {"a": 3}, "third")
         assert (path / "a.txt").read_text() == "third"
     assert litter(tmp_path) == ["out"]

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HIDDEN, files
 
+from conftest import HIDDEN, files, make_model, make_tokenizer
 from skillbasis.activations import ActivationStore, ExtractionSettings, extract
 from skillbasis.basis import PcaSettings, Scores, SkillBasis, fit_pca, score
 from skillbasis.basis.basis import fix_signs
 from skillbasis.errors import ArtifactError, SkillbasisError, UsageError
+from skillbasis.lm import wrap
 
 MakeStore = Callable[..., ActivationStore]
 SOLVERS = ("exact", "krylov")
@@ -191,10 +192,12 @@ def test_normalised_blocks_recover_a_direction_of_a_small_block(make_store: Make
         assert np.abs(found[False, method].directions[:, 0]).max() < 1e-3
         part = found[True, method].directions[0, 0]
         assert abs(part @ direction) / np.linalg.norm(part) > 0.98
-        scores = score(make_store(x), found[True, method])
-        assert abs(np.corrcoef(scores.values[:, 0], signal)[0, 1]) > 0.95
+        first = score(make_store(x), found[True, method]).values[:, 0]
+        assert abs(np.corrcoef(first, signal)[0, 1]) > 0.95
         assert found[True, method].config["orthogonal"] is False
-    np.testing.assert_allclose(found[True, "exact"].directions, found[True, "krylov"].directions, atol=2e-3)
+    # The others have next to no gap between their eigenvalues, so they may differ.
+    exact, krylov = (found[True, method].directions[:1] for method in SOLVERS)
+    assert degrees(krylov, exact.reshape(1, -1).astype(np.float64)).max() < 0.1
 
 
 @pytest.mark.parametrize("method", SOLVERS)
@@ -416,12 +419,12 @@ def test_a_basis_that_is_not_there_or_damaged(
     hand_made: tuple[ActivationStore, SkillBasis], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, basis = hand_made
-    with pytest.raises(ArtifactError, match="there is no basis at .*; make one with skillbasis discover"):
+    with pytest.raises(UsageError, match="there is no basis at .*; make one with skillbasis discover"):
         SkillBasis.load(tmp_path / "basis")
     monkeypatch.chdir(tmp_path)
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     for name in ("owner/name", "runs/my basis"):
-        with pytest.raises(ArtifactError, match=f"there is no directory {name} here, and it could not be fetched"):
+        with pytest.raises(UsageError, match=f"there is no directory {name} here, and it could not be fetched"):
             SkillBasis.load(name)
     basis.save(tmp_path / "basis")
     data = (tmp_path / "basis" / "basis.safetensors").read_bytes()
@@ -455,10 +458,6 @@ def test_directions_are_checked_by_number(hand_made: tuple[ActivationStore, Skil
 def test_a_basis_works_on_its_own_model_only(
     loaded: Callable[..., Any], make_corpus: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from conftest import make_model, make_tokenizer
-
-    from skillbasis.lm import wrap
-
     lm = loaded("llama")
     corpus = make_corpus([("So", "the answer is " + word * n) for n in range(1, 7) for word in ("two ", "sum ")])
     store = extract(corpus, lm, tmp_path / "acts")
@@ -469,9 +468,7 @@ def test_a_basis_works_on_its_own_model_only(
     basis.check_model(lm)
     assert score(store, basis).values.shape == (12, 3)
     other = wrap(make_model("llama", seed=1), make_tokenizer(), "other")
-    with pytest.raises(
-        ArtifactError, match=r"was found on model .*llama-plain' \(weights_fingerprint .*not on 'other'"
-    ):
+    with pytest.raises(ArtifactError, match=r"found on model .*llama-plain' \(weights_fingerprint .*not on 'other'"):
         basis.check_model(other)
     with pytest.raises(ArtifactError, match=r"\(model_type llama\), not on .*\(model_type gpt2\)"):
         basis.check_model(loaded("gpt2"))

@@ -645,12 +645,9 @@ def test_real_math(tmp_path: Path) -> None:
 
 
 def test_embedded() -> None:
-    pool = pytest.importorskip("skillbasis.world.pool", reason="the embedded pool is not built yet")
-    if not pool.pool_path().exists():
-        pytest.skip("the embedded pool is not built yet")
     corpus = load_corpus("embedded", limit=50)
     assert (corpus.source, corpus.format, len(corpus)) == ("embedded", "problem-solution", 50)
-    assert set(json.loads(corpus.rows[0]["extra"])) >= {"family", "style", "register", "correct"}
+    assert set(json.loads(corpus.rows[0]["extra"])) >= {"hidden_style", "hidden_origin", "hidden_correct"}
     assert all(corpus.rows["response"]) and all(corpus.rows["labels"]) and all(corpus.rows["answer"])
 
 

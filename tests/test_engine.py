@@ -16,7 +16,7 @@ from skillbasis.engine import map_jobs, n_cores
 from skillbasis.errors import SkillbasisError, UsageError
 
 
-class Awkward(Exception):
+class AwkwardError(Exception):
     """Cannot be rebuilt from its message, as many libraries' errors cannot."""
 
     def __init__(self, message: str, *, code: int) -> None:
@@ -29,7 +29,7 @@ def make_divider(numerator: int) -> Callable[[int], tuple[float, int, str | None
 
     def work(job: int) -> tuple[float, int, str | None]:
         if job == 7:
-            raise Awkward("seven", code=7)
+            raise AwkwardError("seven", code=7)
         if job == 9:
             os.kill(os.getpid(), signal.SIGKILL)
         return numerator / job, os.getpid(), os.environ.get("OMP_NUM_THREADS")
@@ -53,8 +53,7 @@ def test_one_worker_runs_here_and_in_order() -> None:
     results = dict(map_jobs(make_divider, (12,), [1, 0, 4, 7], n_workers=1))
     assert [results[i][:2] for i in (0, 2)] == [(12.0, os.getpid()), (3.0, os.getpid())]  # type: ignore[index]
     assert isinstance(results[1], ZeroDivisionError)
-    assert results[1].__notes__ == ["in job 0"]
-    assert isinstance(results[3], Awkward)
+    assert isinstance(results[3], AwkwardError)
 
 
 def test_no_jobs_make_no_worker() -> None:
@@ -81,9 +80,8 @@ def test_workers_give_results_with_indices_and_failures_as_results(monkeypatch: 
         assert pid != os.getpid()
         assert threads == str(max(1, n_cores() // 2))
     assert isinstance(results[1], ZeroDivisionError)
-    assert results[1].__notes__ == ["in job 0"]
     assert type(results[3]) is SkillbasisError
-    assert str(results[3]) == "Awkward: seven"
+    assert str(results[3]) == "AwkwardError: seven"
 
 
 def test_the_error_of_the_maker_comes_out_of_the_workers() -> None:
@@ -108,6 +106,7 @@ def make_waiter() -> Callable[[int], None]:
     return lambda _job: time.sleep(0.3)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     driver = tmp_path / "driver.py"
     driver.write_text(
@@ -117,7 +116,8 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
         f"    list(map_jobs(make_sleeper, ({str(tmp_path / 'pids')!r},), [1, 2], n_workers=2))\n"
     )
     (tmp_path / "pids").mkdir()
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
     with subprocess.Popen([sys.executable, driver], env=environment) as parent:
         deadline = time.monotonic() + 60
         while len(list((tmp_path / "pids").iterdir())) < 2:

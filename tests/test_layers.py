@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"probe"},
     {"study"},
     {"report"},
-    {"recipe", "pipeline", "plan"},
+    {"recipe", "stages", "pipeline", "plan"},
     {"cli", "console", "__main__"},
 ]
 # Where a module may import less than its place in the order would let it.

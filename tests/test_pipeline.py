@@ -158,7 +158,10 @@ def test_killed_at_several_moments_the_same_command_ends_the_same(finished: Path
     [
         ({"study": RECIPE["study"] | {"budget": 301}}, "study.budget is 301, above the pool of 300 rows"),
         ({"study": RECIPE["study"] | {"arms": ["randon"]}}, r"unknown strategy 'randon' \(did you mean 'random'\?\)"),
-        ({"probe": RECIPE["probe"] | {"task": "embedded"}, "study": RECIPE["study"] | {"task": "embedded"}}, "both use"),
+        (
+            {"probe": RECIPE["probe"] | {"task": "embedded"}, "study": RECIPE["study"] | {"task": "embedded"}},
+            "both use",
+        ),
         ({"probe": None}, "study needs directions"),
         ({"study": RECIPE["study"] | {"directions": ["7+"]}}, r"study.directions names 7\+, but the basis has 0 to 1"),
         ({"probe": RECIPE["probe"] | {"task": "embeded"}}, r"unknown task 'embeded' \(did you mean 'embedded'\?\)"),

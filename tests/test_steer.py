@@ -223,6 +223,25 @@ def test_scopes_with_a_cache(lm: LanguageModel, vector: SteeringVector, scope: A
         torch.testing.assert_close(torch.stack([step[n] for step in later]), expected[n_prompt:], **CLOSE)
 
 
+@pytest.mark.parametrize("scope", ["all", "prompt", "last-prompt", "generated"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_not_moved(lm: LanguageModel, vector: SteeringVector, scope: Any, side: str) -> None:
+    ids, mask = padded(PROMPTS, side)
+    seen: list[torch.Tensor] = []
+    handle = lm.blocks[1].register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()))
+    try:
+        with torch.inference_mode():
+            lm.model(input_ids=ids, attention_mask=mask)
+            with steer(lm, replace(vector, unit="relative"), 1.5, scope=scope):
+                lm.model(input_ids=ids, attention_mask=mask)
+    finally:
+        handle.remove()
+    moved = (seen[1] != seen[0]).any(dim=2)  # of the output of block 0
+    assert not moved[mask == 0].any()
+    expected = {"all": mask.sum(), "prompt": mask.sum(), "last-prompt": len(PROMPTS), "generated": 0}[scope]
+    assert moved.sum() == expected
+
+
 def test_scopes_differ(lm: LanguageModel, vector: SteeringVector) -> None:
     """Else the tests above could not fail by taking one scope for another."""
     row = PROMPTS[0] + ANSWERS[0]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,32 +77,35 @@ def test_first_loss_is_the_one_by_hand(lm: LanguageModel, micro_batch_size: int)
 
 
 def test_steps_are_those_of_adamw_by_hand(lm: LanguageModel) -> None:
-    """Two steps, with the gradient of the mean over response tokens clipped to norm 1."""
+    """The gradient of the mean over response tokens, clipped to norm 1; the parts of a batch are of unequal size."""
     import copy
 
-    settings = replace(SETTINGS, epochs=2, warmup_fraction=0)
-    tuned, losses = fine_tune_in_memory(lm, ROWS, settings)
+    rows = ROWS[:5]
+    settings = replace(SETTINGS, learning_rate=1e-2, epochs=24, micro_batch_size=2, warmup_fraction=0.1)
+    _, losses = fine_tune_in_memory(lm, rows, settings)
     model = copy.deepcopy(lm.model).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
-    for step, rate in enumerate([2e-3, 1e-3]):  # half a cosine over two steps: 1, then 0.5
-        optimizer.param_groups[0]["lr"] = rate
-        n_targets = sum(len(e.response_ids) for e in tokenize_examples(lm, ROWS, 128))
-        total = 0.0
-        for example in tokenize_examples(lm, ROWS, 128):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    examples = tokenize_examples(lm, rows, 128)
+    n_targets = sum(len(example.response_ids) for example in examples)
+    norms, by_hand = [], []
+    for step in range(24):
+        warmup = 3  # a tenth of 24, rounded up
+        cosine = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (24 - warmup)))
+        optimizer.param_groups[0]["lr"] = 1e-2 * (step / warmup if step < warmup else cosine)
+        by_hand.append(0.0)
+        for example in examples:
             ids = torch.tensor([example.prompt_ids + example.response_ids])
             labels = ids.clone()
             labels[:, : len(example.prompt_ids)] = -100
             loss = model(input_ids=ids, labels=labels).loss * len(example.response_ids) / n_targets
             loss.backward()
-            total += loss.item()
-        assert losses[step] == pytest.approx(total, rel=1e-5)
-        assert torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) > 1, "else the clipping is not tested"
+            by_hand[-1] += loss.item()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
         optimizer.step()
         optimizer.zero_grad()
-    # Adam divides by the gradient's own size, so an entry whose gradient is all rounding may move by the whole rate.
-    for name, tensor in tuned.model.state_dict().items():
-        difference = (tensor - model.state_dict()[name]).abs()
-        assert difference.max() < 2e-3 and difference.mean() < 2e-6, name
+    assert min(norms) < 0.7 and max(norms) > 2, "Adam hides the scale of gradients unless only some are clipped"
+    # Rounding differs with the padding, and Adam makes full steps of the smallest gradients.
+    assert losses == pytest.approx(by_hand, rel=1e-3)
 
 
 def test_the_loss_falls_and_the_answers_are_learnt(lm: LanguageModel) -> None:
@@ -323,8 +327,11 @@ def test_trl_goes_on_from_its_last_checkpoint(
     steps: list[float] = []
     training_step = trl.SFTTrainer.training_step
     kill_at = [11]  # while checkpoint-10 stands: its name sorts before checkpoint-9
+    checkpoints = tmp_path / "out.partial" / "checkpoints"
 
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 9:
+            shutil.copytree(checkpoints / "checkpoint-9", tmp_path / "checkpoint-9")
         if self.state.global_step + 1 == kill_at[0]:
             raise KeyboardInterrupt
         steps.append(self.state.global_step)
@@ -333,12 +340,10 @@ def test_trl_goes_on_from_its_last_checkpoint(
     monkeypatch.setattr(trl.SFTTrainer, "training_step", step)
     with pytest.raises(KeyboardInterrupt):
         fine_tune(lm, ROWS, settings, tmp_path / "out")
-    checkpoints = tmp_path / "out.partial" / "checkpoints"
     assert [path.name for path in checkpoints.glob("checkpoint-*")] == ["checkpoint-10"]
-    (checkpoints / "checkpoint-10").rename(checkpoints / "saved")
-    (checkpoints / "checkpoint-9").mkdir()  # what a kill may leave: an older one not yet removed,
-    (checkpoints / "checkpoint-11").mkdir()  # and one begun and not finished
-    (checkpoints / "saved").rename(checkpoints / "checkpoint-10")
+    # What a kill may leave: an older checkpoint not yet removed, and one begun and not finished.
+    (tmp_path / "checkpoint-9").rename(checkpoints / "checkpoint-9")
+    (checkpoints / "checkpoint-11").mkdir()
     kill_at[0], n_before = 99, len(steps)
     out = fine_tune(lm, ROWS, settings, tmp_path / "out")
     assert steps[n_before:] == [10, 11], "only what was missing is trained"

@@ -61,7 +61,7 @@ def test_every_number_sentence_of_worked_solutions_is_true() -> None:
         problem = draw_problem(rng, "pretrain")
         text = solution(problem, "verified", "symbolic", rng)
         for left, right in re.findall(r"(\d[\d+*/-]*)=(\d+)", text):
-            assert eval(left) == int(right), text  # digits and operators only, by the pattern
+            assert eval(left) == int(right), text  # noqa: S307 - digits and operators only, by the pattern
             checked += 1
     assert checked > 500
 
@@ -171,15 +171,15 @@ def test_pretraining_goes_on_with_the_same_bytes_after_a_stop(tmp_path: Any, mon
     monkeypatch.setitem(reasoner.PHASES, "plain", (reasoner.Phase("skills", 24, 1e-3, mixture),))
     reasoner.pretrain(tmp_path / "whole", 0, log=lambda _: None)
 
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     def stop(line: str) -> None:
         if "step 4/" in line:
-            raise Stop
+            raise StopError
 
     # The log line of step 4 comes before its checkpoint: the second call starts again from step 2.
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         reasoner.pretrain(tmp_path / "stopped", 0, log=stop)
     lines: list[str] = []
     reasoner.pretrain(tmp_path / "stopped", 0, log=lines.append)

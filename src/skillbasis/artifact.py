@@ -134,10 +134,11 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
         )
         raise ArtifactError(f"there is no {kind} directory at {path}; {hint}")
     manifest: dict[str, Any] = read_json(path / MANIFEST)
+    article = "an" if kind[0] in "aeiou" else "a"
     if not isinstance(manifest, dict):
-        raise ArtifactError(f"{path / MANIFEST} is no manifest of skillbasis; give a {kind} directory")
+        raise ArtifactError(f"{path / MANIFEST} is no manifest of skillbasis; give {article} {kind} directory")
     if manifest.get("kind") != kind:
-        raise ArtifactError(f"{path} holds {manifest.get('kind')!r}, not {kind}; give a {kind} directory")
+        raise ArtifactError(f"{path} holds {manifest.get('kind')!r}, not {kind}; give {article} {kind} directory")
     if manifest.get("format_version", 0) > FORMAT_VERSION:
         raise ArtifactError(f"{path} was written by a newer skillbasis; upgrade to read it")
     return manifest
@@ -157,6 +158,7 @@ def is_current(path: Path, kind: str, inputs: dict[str, Any]) -> bool:
                 _publish(path)
     if not (path / MANIFEST).exists():
         return False
+    _refuse_foreign(path, kind)
     manifest = read_manifest(path, kind)
     return bool(manifest["inputs_fingerprint"] == fingerprint(inputs))
 
@@ -210,7 +212,8 @@ def _refuse_foreign(path: Path, kind: str) -> None:
     """Refuses a final place that holds anything but an artifact of this kind, since it would be removed."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not (path / MANIFEST).is_file():
+    manifest = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else None
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         raise ArtifactError(f"{path} exists and is no {kind} directory, so it is left as it is; choose another --out")
     read_manifest(path, kind)
 

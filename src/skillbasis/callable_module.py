@@ -9,7 +9,7 @@ from typing import Any
 
 
 def make_callable(module_name: str, function: Callable[..., Any]) -> None:
-    """Lets calling a module call one of its functions (a module's class may be replaced: Python data model, 3.3.2.1)."""
+    """Lets calling a module call one of its functions; a module's class may be replaced (Python data model)."""
 
     class CallableModule(ModuleType):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:

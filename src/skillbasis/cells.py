@@ -23,7 +23,7 @@ from .evaluate.tasks import load_task
 from .lm import LanguageModel, load_model
 from .train.loop import fine_tune_in_memory
 from .train.settings import TrainingSettings
-from .train.sft import fine_tune, rows_fingerprint
+from .train.sft import check_trainer, fine_tune, rows_fingerprint
 
 KIND = "cell"
 Rows = list[tuple[list[dict[str, str]], str]]
@@ -43,6 +43,9 @@ class CellSettings:
     training: TrainingSettings
     trainer: str
     """`lean` (in memory) or `trl`."""
+
+    def __post_init__(self) -> None:
+        check_trainer(self.trainer)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,18 +32,24 @@ Basis = Annotated[Path, typer.Option("--basis", help="Basis directory.")]
 Format = Annotated[str | None, typer.Option("--format", help="Row format; found by the columns if not given.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column that holds the human labels.")]
 OnBadRow = Annotated[str, typer.Option(help="stop at a row that cannot be read, or skip it (kept in rejected.jsonl).")]
-Limit = Annotated[int | None, typer.Option(help="Rows to use; with --shuffle-seed a random sample, else the first.")]
-ShuffleSeed = Annotated[int | None, typer.Option(help="Seed of the random sample taken with --limit.")]
-Layers = Annotated[str, typer.Option(help="'inner' (all blocks but first and last), 'all', or a list such as 2,5,8-11.")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Rows to use; with --shuffle-seed a random sample, else the first.")
+]
+ShuffleSeed = Annotated[int | None, typer.Option(min=0, help="Seed of the random sample taken with --limit.")]
+Layers = Annotated[
+    str, typer.Option(help="'inner' (all blocks but first and last), 'all', or a list such as 2,5,8-11.")
+]
 Pooling = Annotated[str, typer.Option(help="mean, last or max over the tokens of the span.")]
 Span = Annotated[str, typer.Option(help="all, prompt or response.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens after which a row is cut.")]
 BatchTokens = Annotated[int, typer.Option(help="Tokens of one forward pass, padding included.")]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
-Workers = Annotated[int | None, typer.Option(help="Processes; one per core if not given.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one per core if not given.")]
 Rollouts = Annotated[int, typer.Option(help="Answers per problem.")]
 Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 takes the most likely token.")]
 MaxTokens = Annotated[int, typer.Option(help="New tokens after which an answer is cut.")]
+
+_INTERRUPTED = 130  # the exit code Typer makes of Ctrl-C
 
 
 def _corpus(
@@ -56,6 +65,8 @@ def _corpus(
 
     if on_bad_row not in ("stop", "skip"):
         raise UsageError(f"--on-bad-row is 'stop' or 'skip', not {on_bad_row!r}")
+    if shuffle_seed is not None and limit is None:
+        raise UsageError("--shuffle-seed draws the sample that --limit asks for; give --limit too, or leave it out")
     rejected = out.parent / "rejected.jsonl" if out is not None and on_bad_row == "skip" else None
     corpus = load_corpus(
         source,
@@ -67,8 +78,15 @@ def _corpus(
         rejected_path=rejected,
     )
     if corpus.n_rejected:
-        print(f"{corpus.n_rejected} rows could not be read, see {rejected}", file=sys.stderr)
+        print(f"rows that could not be read: {corpus.n_rejected}, see {rejected}", file=sys.stderr)
     return corpus
+
+
+def _check_file(out: Path) -> None:
+    """Finds out before the work, not after it, that a file cannot be written there."""
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a directory; give the name of a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _extracted(corpus: Any, lm: Any, out: Path, settings: Any) -> Any:
@@ -159,8 +177,10 @@ def extract(
     )
 
 
-def _store(source: str, model: str | None, settings: Any, dtype: str, folder: str, **options: Any) -> Any:
-    """Opens a directory of activations, or extracts a corpus into a temporary one."""
+def _store(
+    source: str, model: str | None, settings: Any, dtype: str, folder: str, basis: Any = None, **options: Any
+) -> Any:
+    """Opens a directory of activations, or extracts a corpus into a temporary one; a basis must be of the model."""
     from .activations import ActivationStore
     from .lm import load_model
 
@@ -168,8 +188,10 @@ def _store(source: str, model: str | None, settings: Any, dtype: str, folder: st
         return ActivationStore.open(source)
     if model is None:
         raise UsageError(f"{source} is no directory of activations; give one, or a corpus together with --model")
-    corpus = _corpus(source, **options)
-    return _extracted(corpus, load_model(model, dtype=dtype), Path(folder) / "activations", settings)
+    corpus, lm = _corpus(source, **options), load_model(model, dtype=dtype)
+    if basis is not None:
+        basis.check_model(lm)
+    return _extracted(corpus, lm, Path(folder) / "activations", settings)
 
 
 @app.command()
@@ -188,6 +210,7 @@ def discover(
     max_length: MaxLength = 8000,
     dtype: Dtype = "auto",
     format: Format = None,
+    on_bad_row: OnBadRow = "stop",
     limit: Limit = None,
     shuffle_seed: ShuffleSeed = None,
 ) -> None:
@@ -200,7 +223,7 @@ def discover(
     if method != "pca":
         raise UsageError(f"unknown method {method!r}; allowed is pca")
     settings = ExtractionSettings(layers, pooling, span, max_length)  # type: ignore[arg-type]
-    options = {"format": format, "limit": limit, "shuffle_seed": shuffle_seed}
+    options = {"format": format, "on_bad_row": on_bad_row, "limit": limit, "shuffle_seed": shuffle_seed, "out": out}
     with tempfile.TemporaryDirectory() as folder:
         store = _store(source, model, settings, dtype, folder, **options)
         basis = fit_pca(store, PcaSettings(k=k, seed=seed, tol_degrees=tol, normalize_blocks=normalize_blocks))
@@ -217,6 +240,7 @@ def score(
     model: OptionalModel = None,
     dtype: Dtype = "auto",
     format: Format = None,
+    on_bad_row: OnBadRow = "stop",
     limit: Limit = None,
     shuffle_seed: ShuffleSeed = None,
 ) -> None:
@@ -227,6 +251,7 @@ def score(
     from .basis import SkillBasis
     from .basis import score as score_rows
 
+    _check_file(out)
     loaded = SkillBasis.load(basis)
     settings = ExtractionSettings(
         ",".join(map(str, loaded.block_ids)),
@@ -234,9 +259,9 @@ def score(
         loaded.config["span"],
         loaded.config["max_length"],
     )
-    options = {"format": format, "limit": limit, "shuffle_seed": shuffle_seed}
+    options = {"format": format, "on_bad_row": on_bad_row, "limit": limit, "shuffle_seed": shuffle_seed, "out": out}
     with tempfile.TemporaryDirectory() as folder:
-        scores = score_rows(_store(source, model, settings, dtype, folder, **options), loaded)
+        scores = score_rows(_store(source, model, settings, dtype, folder, loaded, **options), loaded)
     scores.save(out)
     print(f"{out}: {len(scores.ids)} rows x {loaded.n_components} directions")
 
@@ -250,13 +275,17 @@ def likelihood(
     batch_tokens: BatchTokens = 8192,
     dtype: Dtype = "auto",
     format: Format = None,
+    on_bad_row: OnBadRow = "stop",
+    limit: Limit = None,
+    shuffle_seed: ShuffleSeed = None,
 ) -> None:
     """Measure how likely a model finds each response (Parquet: id, mean_nll, max_nll, tokens)."""
     from .console import progress
     from .evaluate.likelihood import measure_likelihood
     from .lm import load_model
 
-    rows = _corpus(corpus, format)
+    _check_file(out)
+    rows = _corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out)
     with progress("likelihood") as tick:
         table = measure_likelihood(
             rows,
@@ -276,10 +305,11 @@ def interpret(
     corpus: Annotated[str, typer.Option("--corpus", help="The corpus that was scored.")],
     out: Out,
     by: Annotated[str, typer.Option(help="cosine, projection or raw_cosine.")] = "cosine",
-    n_examples: Annotated[int, typer.Option(help="Examples at each end of a direction.")] = 10,
+    n_examples: Annotated[int, typer.Option(min=1, help="Examples at each end of a direction.")] = 10,
     seed: Seed = 0,
     format: Format = None,
     label_column: LabelColumn = None,
+    on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Say what each direction holds: exemplars, keywords, attributes."""
     from .artifact import building
@@ -287,12 +317,13 @@ def interpret(
     from .interpret import describe_basis, write_description
 
     loaded, table = SkillBasis.load(basis), Scores.load(scores)
+    table.check_basis(loaded)
     description = describe_basis(
         table,
         loaded.mean_scores,
         loaded.explained_variance,
         loaded.config["total_variance"],
-        _corpus(corpus, format, label_column),
+        _corpus(corpus, format, label_column, on_bad_row, out=out),
         by=by,  # type: ignore[arg-type]
         n_examples=n_examples,
         seed=seed,
@@ -323,6 +354,9 @@ def select(
     dtype: Dtype = "auto",
     format: Format = None,
     label_column: LabelColumn = None,
+    on_bad_row: OnBadRow = "stop",
+    limit: Limit = None,
+    shuffle_seed: ShuffleSeed = None,
 ) -> None:
     """Choose rows of a corpus within a budget, and keep how they were chosen."""
     from .basis import Scores, SkillBasis
@@ -337,16 +371,21 @@ def select(
     if rank_by not in ("cosine", "projection"):
         raise UsageError(f"--rank-by is 'cosine' or 'projection', not {rank_by!r}")
     settings = SelectionSettings(tuple(parse_direction(d) for d in direction or ()), rank_by, top_share)  # type: ignore[arg-type]
-    rows = _corpus(corpus, format, label_column)
+    if out.suffix != ".jsonl":
+        raise UsageError(f"--out {out} is no .jsonl file; a selection is written as one, so change the name")
+    _check_file(out)
+    rows = _corpus(corpus, format, label_column, on_bad_row, limit, shuffle_seed, out)
     table = Scores.load(scores) if scores else None
-    if basis is not None and table is not None and SkillBasis.load(basis).n_components != table.values.shape[1]:
-        raise UsageError(f"{scores} has {table.values.shape[1]} directions, the basis at {basis} another number")
+    if basis is not None and table is not None:
+        table.check_basis(SkillBasis.load(basis))
     measured = Likelihood.load(likelihood) if likelihood else None
     if measured is None and strategy in NEEDS_LIKELIHOOD and model is not None:
         measured = measure_likelihood(rows, load_model(model, dtype=dtype))
     chosen = choose(Candidates.of(rows, table, measured, settings), strategy, budget, seed)
     write_selection(out, rows, chosen, describe(settings, strategy) | {"budget": budget, "seed": seed})
-    print(f"{out}: {len(chosen)} of {len(rows)} rows by {strategy}; how they were chosen is in {out.with_suffix('.json')}")
+    print(
+        f"{out}: {len(chosen)} of {len(rows)} rows by {strategy}; how they were chosen is in {out.with_suffix('.json')}"
+    )
 
 
 @app.command()
@@ -365,6 +404,7 @@ def train(
     seed: Seed = 0,
     dtype: Dtype = "auto",
     format: Format = None,
+    on_bad_row: OnBadRow = "stop",
 ) -> None:
     """Fine-tune on prompts and responses; the loss is on the response."""
     from dataclasses import replace
@@ -379,10 +419,8 @@ def train(
     settings = replace(named(preset), seed=seed, **{k: v for k, v in changes.items() if v is not None})
     if lora:
         settings = replace(settings, lora=settings.lora or LoraSettings())
-    corpus = _corpus(data, format)
-    path = fine_tune(
-        load_model(model, dtype=dtype), selection_rows(corpus, corpus.ids), settings, out, trainer=trainer
-    )
+    corpus = _corpus(data, format, None, on_bad_row, out=out)
+    path = fine_tune(load_model(model, dtype=dtype), selection_rows(corpus, corpus.ids), settings, out, trainer=trainer)
     print(f"{path}: fine-tuned on {len(corpus)} rows; the loss of every step is in {path / 'losses.json'}")
 
 
@@ -396,7 +434,7 @@ def evaluate(
     max_tokens: MaxTokens = 2048,
     batch_size: Annotated[int, typer.Option(help="Sequences decoded together.")] = 256,
     instruction: Annotated[str, typer.Option(help="none, boxed, or a text put behind every problem.")] = "none",
-    limit: Annotated[int | None, typer.Option(help="The first so many problems.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many problems.")] = None,
     seed: Seed = 0,
     backend: Annotated[str, typer.Option(help="hf.")] = "hf",
     steer: Annotated[str | None, typer.Option("--steer", help="BASIS:DIRECTION:ALPHA, such as basis:3+:0.5.")] = None,
@@ -414,6 +452,8 @@ def evaluate(
 
     if backend != "hf":
         raise UsageError(f"unknown backend {backend!r}; allowed is hf")
+    if steer is None and (steer_scope, steer_unit) != ("all", "raw"):
+        raise UsageError("--steer-scope and --steer-unit say how to steer; give --steer too, or leave them out")
     sampling = SamplingSettings(rollouts, temperature, max_tokens, seed, batch_size)
     tasks = [load_task(name, instruction=instruction, limit=limit) for name in task]
     lm = load_model(model, dtype=dtype)
@@ -450,6 +490,7 @@ def grade(
     """Grade existing responses (columns response, answer) into Parquet: id, extracted, correct, status."""
     from .evaluate.grade import grade_file
 
+    _check_file(out)
     counts = grade_file(file, out, workers, timeout)
     print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
@@ -474,6 +515,9 @@ def probe(
     workers: Workers = None,
     dtype: Dtype = "auto",
     format: Format = None,
+    on_bad_row: OnBadRow = "stop",
+    limit: Limit = None,
+    shuffle_seed: ShuffleSeed = None,
 ) -> None:
     """Pilot fine-tunes along every signed direction, judged on validation problems against random pilots."""
     from .basis import Scores
@@ -486,7 +530,7 @@ def probe(
     from .select import Candidates, parse_direction
     from .train.settings import preset as named
 
-    pool = _corpus(corpus, format)
+    pool = _corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out)
     sampling = SamplingSettings(rollouts, temperature, max_tokens, seed)
     cells = CellSettings(model, dtype, task, instruction, None, sampling, named(preset), trainer)
     with progress("probe") as tick:
@@ -522,7 +566,7 @@ def world_train(
     seed: Seed = 0,
     variant: Annotated[str, typer.Option(help="plain, or null (no style carries a benefit).")] = "plain",
 ) -> None:
-    """Pretrain a reasoner of another seed or world (about 10 minutes on two cores; goes on where it was interrupted)."""
+    """Pretrain a reasoner of another seed or world (10 minutes on two cores; goes on where it was interrupted)."""
     from .world.reasoner import pretrain
 
     pretrain(out, seed, _variant(variant), log=lambda line: print(line, file=sys.stderr, flush=True))
@@ -533,7 +577,7 @@ def world_train(
 def world_pool(
     models: Annotated[Path, typer.Option("--models", help="What 'world train' made.")],
     out: Annotated[Path, typer.Option("--out", help="FILE.jsonl.gz")],
-    rows: Annotated[int, typer.Option(help="Rows of the pool.")] = 20_000,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the pool.")] = 20_000,
     seed: Seed = 0,
     variant: Annotated[str, typer.Option(help="plain or null.")] = "plain",
 ) -> None:
@@ -566,13 +610,30 @@ def main() -> None:
     """Entry point: runs a command and turns errors into one sentence and an exit code."""
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    if not debug:  # what libraries mean to change, and their own bars, are nothing to the user
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        warnings.simplefilter("ignore", FutureWarning)
     try:
         app(arguments)  # leaves with SystemExit: 0 when done, 2 for wrong use of the command line
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-    except (SkillbasisError, OSError) as error:
+    except SystemExit as leaving:
+        if leaving.code == _INTERRUPTED:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise
+    except Exception as error:
         if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
+            traceback.print_exc()
+        else:
+            print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong and what to do about it, in one line."""
+    words = " ".join(str(error).split())
+    if isinstance(error, SkillbasisError):
+        return words
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path, its permissions and the room on the disk"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        return f"out of memory ({words[:200]}); take a lower --batch-tokens or --batch-size, or --dtype bfloat16"
+    return f"{type(error).__name__}: {words[:500]}; this is unforeseen: run again with --debug and report it"

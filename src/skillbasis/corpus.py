@@ -138,8 +138,15 @@ class _ArrowFile:
 
         turn = pa.struct([("role", pa.string()), ("content", pa.string())])
         self.schema = pa.schema(
-            [("id", pa.string()), ("prompt", pa.list_(turn)), ("response", pa.string()), ("answer", pa.string())]
-            + [("labels", pa.list_(pa.string())), ("extra", pa.string()), ("source_row", pa.string())]
+            [
+                ("id", pa.string()),
+                ("prompt", pa.list_(turn)),
+                ("response", pa.string()),
+                ("answer", pa.string()),
+                ("labels", pa.list_(pa.string())),
+                ("extra", pa.string()),
+                ("source_row", pa.string()),
+            ]
         )
         self.path = path
         self.writer = pa.ipc.new_file(str(path), self.schema)
@@ -211,6 +218,8 @@ def load_corpus(
         raise UsageError(f"on_bad_row is '{on_bad_row}'; give stop or skip")
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; give 1 or more")
+    if shuffle_seed is not None and shuffle_seed < 0:
+        raise UsageError(f"shuffle_seed is {shuffle_seed}; give 0 or more")
     if format is not None:
         check_format(format)
     source = str(source)
@@ -223,9 +232,8 @@ def load_corpus(
     def check_labels() -> None:
         if label_column is not None and label_column not in columns:
             names = list(columns)
-            raise UsageError(
-                f"{source} has no column '{label_column}'{nearest(label_column, names)}; its columns are {', '.join(names)}"
-            )
+            hint = nearest(label_column, names)
+            raise UsageError(f"{source} has no column '{label_column}'{hint}; its columns are {', '.join(names)}")
 
     with (
         tempfile.TemporaryDirectory(prefix="skillbasis-", ignore_cleanup_errors=True) as directory,

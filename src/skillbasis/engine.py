@@ -129,7 +129,7 @@ def _portable(error: Exception) -> Exception:
     import pickle
 
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.loads(pickle.dumps(error))  # noqa: S301 (nothing from outside)
     except Exception:
         return SkillbasisError(f"{type(error).__name__}: {error}")
     return error

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .artifact import fingerprint
-from .errors import UsageError
+from .artifact import fingerprint, read_json
+from .errors import UsageError, nearest
 from .world.assets import EMBEDDED, reasoner_path
 
 if TYPE_CHECKING:
@@ -55,6 +55,19 @@ class LanguageModel:
         """The model without its language-modelling head."""
         return self.model.get_decoder()
 
+    def right_padding(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a forward pass over rows padded on the right needs to be told: often nothing.
+
+        Under a causal mask padding on the right cannot reach real tokens, and without an explicit mask SDPA takes its
+        fast causal path. Experts are routed over the whole batch in some models, so these are given the mask.
+
+        Args:
+            mask: (rows, tokens), 1 for real tokens.
+        """
+        config = self.model.config.get_text_config()
+        routed = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+        return {"attention_mask": mask} if routed and not bool(mask.all()) else {}
+
     @property
     def identity(self) -> dict[str, Any]:
         """What an artifact made with this model must record."""
@@ -80,7 +93,8 @@ def load_model(
     """Loads a causal language model for reading and generation, and checks that its blocks are understood.
 
     Args:
-        name: a local directory, a hub id, or `embedded` for the built-in reasoner.
+        name: a local directory (a LoRA adapter is merged into its base), a hub id, or `embedded` for the built-in
+            reasoner.
         dtype: `auto` (as saved; float32 on CPU), `float32`, `bfloat16` or `float16`.
         device: a torch device; None takes CUDA where there is one, else the CPU.
         revision: hub revision.
@@ -93,6 +107,9 @@ def load_model(
     from transformers.utils import logging
 
     path = resolve(name)
+    adapter = None
+    if (Path(path) / "adapter_config.json").exists():  # a LoRA adapter: its base is loaded and the two are merged
+        adapter, path = path, resolve(read_json(Path(path) / "adapter_config.json")["base_model_name_or_path"])
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; allowed are {', '.join(DTYPES)}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -104,20 +121,29 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"model {str(name)!r} cannot be read as a transformers model: {_first_line(error)}") from error
+        raise UsageError(
+            f"model {str(name)!r}{nearest(str(name), [EMBEDDED])} cannot be read as a transformers model: "
+            f"{_first_line(error)}; give a model directory, a hub id, or 'embedded'"
+        ) from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, config=config, dtype=torch_dtype, use_safetensors=True, output_loading_info=True, **options
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UsageError(f"model {str(name)!r} cannot be loaded: {_first_line(error)}") from error
+        raise UsageError(
+            f"model {str(name)!r} cannot be loaded: {_first_line(error)}; look whether all its files came over whole"
+        ) from error
     model, report = loaded
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         raise UsageError(
             f"model {str(name)!r} cannot be used: its files lack {len(report['missing_keys'])} weights, "
             f"{min(report['missing_keys'])} for one; give a complete causal language model"
         )
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     try:
         model = model.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -138,7 +164,7 @@ def resolve(name: str | Path) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
 def wrap(model: Any, tokenizer: Any, name: str) -> LanguageModel:

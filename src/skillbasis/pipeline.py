@@ -1,22 +1,19 @@
 """Run a recipe: each stage an artifact in the run directory, made once, and again only when what it depends on changes.
 
-    corpus -> activations -> basis -> scores -> interpret
-                                |-> probe -> study -> report
-                                |-> steer
+corpus -> activations -> basis -> scores -> interpret
+                            |-> probe -> study -> report
+                            |-> steer
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from .activations import ActivationStore, ExtractionSettings, extract
-from .artifact import MANIFEST, building, is_current, lock, read_json, write_json
+from .activations import ExtractionSettings, extract
+from .artifact import MANIFEST, building, is_current, lock
 from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
 from .cells import CellResult, CellSettings
 from .corpus import Corpus, load_corpus
@@ -30,112 +27,10 @@ from .probe import ProbeSettings, probe
 from .recipe import Recipe, SamplingBlock, TrainingBlock
 from .select import Candidates, SelectionSettings, parse_direction
 from .select.strategy import NEEDS_DIRECTIONS, NEEDS_LIKELIHOOD, SignedDirection
+from .stages import Run, Watcher
 from .steer.sweep import SweepSettings, sweep
 from .study import StudySettings, study
 from .train.settings import TrainingSettings, preset
-
-Result = TypeVar("Result")
-
-
-class Watcher(Protocol):
-    """What shows a run's progress."""
-
-    def stage(self, name: str) -> AbstractContextManager[Callable[[int, int, str], None]]:
-        """Opens a stage; the value is called with (done, in all, a few words)."""
-
-
-class MemoryMeter:
-    """Samples the resident memory of this process and its children in a thread."""
-
-    def __init__(self, interval_s: float = 0.2) -> None:
-        import psutil
-
-        self._process = psutil.Process()
-        self._interval_s = interval_s
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.peak_bytes = 0
-
-    def __enter__(self) -> MemoryMeter:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        import psutil
-
-        while True:
-            total = self._process.memory_info().rss
-            for child in self._process.children(recursive=True):
-                try:
-                    total += child.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue  # it ended between the listing and the look
-            self.peak_bytes = max(self.peak_bytes, total)
-            if self._stop.wait(self._interval_s):
-                return
-
-
-class Run:
-    """A run directory and the record of its stages."""
-
-    def __init__(self, out: Path, recipe: Recipe, watcher: Watcher) -> None:
-        self.out = out
-        self.recipe = recipe
-        self.watcher = watcher
-        self.warnings: list[str] = []
-        self.stages: list[dict[str, Any]] = []
-        previous = read_json(out / "run.json")["stages"] if (out / "run.json").exists() else []
-        self._earlier = {stage["name"]: stage for stage in previous}
-
-    def do(
-        self, name: str, work: Callable[[Callable[[int, int, str], None]], Result], artifact: Path | None = None
-    ) -> Result:
-        """Runs one stage under the clock; one that found its artifact current keeps the figures of its making."""
-        before = _stamp(artifact)
-        started = time.perf_counter()
-        with MemoryMeter() as meter, self.watcher.stage(name) as tick:
-            result = work(tick)
-        record = {
-            "name": name,
-            "seconds": round(time.perf_counter() - started, 2),
-            "peak_memory_mb": round(meter.peak_bytes / 1e6),
-            "reused": False,
-            "note": "",
-        }
-        if before is not None and before == _stamp(artifact) and name in self._earlier:
-            record = self._earlier[name] | {"reused": True}
-        self.stages.append(record)
-        self.save()
-        return result
-
-    def seconds(self, *names: str) -> float:
-        """What the named stages took, when they were made."""
-        return float(sum(stage["seconds"] for stage in self.stages if stage["name"] in names))
-
-    def save(self) -> None:
-        recipe = self.recipe
-        record = {
-            "title": recipe.title,
-            "model": recipe.model,
-            "corpus": recipe.corpus.source,
-            "seed": recipe.seed,
-            "versions": _versions(),
-            "stages": self.stages,
-            "warnings": self.warnings,
-            "settings": recipe.model_dump(mode="json"),
-        }
-        write_json(self.out / "run.json", record)
-
-
-def _stamp(artifact: Path | None) -> str | None:
-    """What a finished artifact was made from; None where there is none."""
-    if artifact is None or not (artifact / MANIFEST).exists():
-        return None
-    return str(read_json(artifact / MANIFEST)["inputs_fingerprint"])
 
 
 def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
@@ -148,6 +43,8 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
     Raises: UsageError: what can be checked beforehand is checked before the first stage.
     """
     out = Path(out)
+    if (out / MANIFEST).exists():
+        raise UsageError(f"{out} holds an artifact of its own and is no run directory; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):
         run = Run(out, recipe, watcher)
@@ -156,7 +53,7 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
         corpus = run.do("corpus", lambda _: _corpus(recipe, out))
         if corpus.n_rejected:
             run.warnings.append(f"{corpus.n_rejected} rows of the corpus could not be read; see rejected.jsonl")
-        store, basis, scores = _read(run, recipe, lm, corpus)
+        basis, scores = _read(run, recipe, lm, corpus)
         likelihood = _likelihood(run, recipe, lm, corpus)
         candidates = Candidates.of(corpus, scores, likelihood, SelectionSettings(**recipe.selection.model_dump()))
         chosen = _probe(run, recipe, lm, corpus, candidates)
@@ -168,7 +65,10 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
 
 def _check(recipe: Recipe, lm: LanguageModel) -> None:
     """Finds what would fail hours later: unknown tasks and arms, budgets, directions without a probe."""
-    parse_layers(recipe.activations.layers, len(lm.blocks))
+    read = parse_layers(recipe.activations.layers, len(lm.blocks))
+    unread = sorted(set(recipe.steer.blocks or ()) - set(read)) if recipe.steer else []
+    if unread:
+        raise UsageError(f"steer.blocks names block {unread[0]}, but the basis will have {read}")
     for block in (recipe.probe, recipe.study, recipe.steer):
         if block is not None:
             load_task(block.task, instruction=recipe.instruction, limit=1)
@@ -210,7 +110,7 @@ def _corpus(recipe: Recipe, out: Path) -> Corpus:
     return corpus
 
 
-def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[ActivationStore, SkillBasis, Scores]:
+def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[SkillBasis, Scores]:
     """Activations, basis, scores and their description."""
     settings = ExtractionSettings(**recipe.activations.model_dump())
     out = run.out
@@ -256,7 +156,7 @@ def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[
     current = is_current(out / "interpret", "description", made_from)
     run.do("basis", (lambda _: None) if current else find, out / "interpret")
     run.do("interpret", (lambda _: None) if current else interpret, out / "interpret")
-    return store, SkillBasis.load(out / "basis"), Scores.load(out / "scores.parquet")
+    return SkillBasis.load(out / "basis"), Scores.load(out / "scores.parquet")
 
 
 def _likelihood(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> Likelihood | None:
@@ -365,7 +265,7 @@ def _study(
     known = replace(candidates, settings=replace(candidates.settings, directions=directions))
     finding = run.seconds("activations", "basis", "probe") if not block.directions else run.seconds("activations")
     likelihood = run.seconds("likelihood")
-    cost = {arm: finding for arm in NEEDS_DIRECTIONS}
+    cost = dict.fromkeys(NEEDS_DIRECTIONS, finding)
     for arm in NEEDS_LIKELIHOOD:
         cost[arm] = cost.get(arm, 0.0) + likelihood
     run.do(
@@ -385,9 +285,7 @@ def _study(
     )
 
 
-def _steer(
-    run: Run, recipe: Recipe, lm: LanguageModel, basis: SkillBasis, chosen: tuple[SignedDirection, ...]
-) -> None:
+def _steer(run: Run, recipe: Recipe, lm: LanguageModel, basis: SkillBasis, chosen: tuple[SignedDirection, ...]) -> None:
     block = recipe.steer
     if block is None:
         return
@@ -412,18 +310,7 @@ def _steer(
             dtype=recipe.dtype,
             n_problems=block.n_problems,
             n_workers=_workers(recipe, lm),
-            on_point=lambda point, done, n: tick(
-                done, n, f"{point['vector']} {point['scope']} {point['alpha']:g}"
-            ),
+            on_point=lambda point, done, n: tick(done, n, f"{point['vector']} {point['scope']} {point['alpha']:g}"),
         ),
         run.out / "steer",
     )
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    names = ("skillbasis", "torch", "transformers", "tokenizers", "trl", "numpy", "math-verify")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-

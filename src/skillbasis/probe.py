@@ -18,7 +18,7 @@ from .artifact import building, is_current, read_json, write_json
 from .cells import Cell, CellResult, CellSettings, Rows, run_cells
 from .corpus import Corpus
 from .errors import SkillbasisError, UsageError
-from .select import Candidates, SelectionSettings, select
+from .select import Candidates, select
 from .select.strategy import SignedDirection
 
 KIND = "probe"
@@ -125,7 +125,11 @@ def probe(
         ]
         n_first = len(first)
         results |= run_cells(
-            work, second, cells, base_fingerprint, n_workers=n_workers,
+            work,
+            second,
+            cells,
+            base_fingerprint,
+            n_workers=n_workers,
             on_cell=lambda result, done, n: report(result, n_first + done, n),
         )
         outcome = _judge(results, signed, finalists, settings)

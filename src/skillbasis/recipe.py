@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
 from .errors import UsageError, nearest
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class CorpusBlock(_Block):
@@ -23,7 +23,7 @@ class CorpusBlock(_Block):
     label_column: str | None = None
     on_bad_row: Literal["stop", "skip"] = "stop"
     limit: int | None = Field(None, ge=1)
-    shuffle_seed: int | None = None
+    shuffle_seed: int | None = Field(None, ge=0)
     """With a limit: draws a random sample by this seed instead of the first rows."""
 
 
@@ -101,7 +101,7 @@ class StudyBlock(_Block):
     n_problems: int | None = Field(None, ge=1)
     arms: list[str]
     budget: int = Field(ge=1)
-    seeds: list[int] = [0, 1, 2, 3, 4]
+    seeds: list[NonNegativeInt] = [0, 1, 2, 3, 4]
     directions: list[str] = []
     """Signed directions such as `3+`; empty takes what the probe chose."""
     sampling: SamplingBlock = SamplingBlock()
@@ -114,9 +114,9 @@ class SteerBlock(_Block):
     n_problems: int | None = Field(None, ge=1)
     directions: list[str] = []
     """Signed directions; empty takes what the probe chose."""
-    alphas: list[float]
+    alphas: list[float] = Field(min_length=1)
     unit: Literal["raw", "std", "relative"] = "relative"
-    scopes: list[Literal["all", "prompt", "last-prompt", "generated"]] = ["last-prompt", "all"]
+    scopes: list[Literal["all", "prompt", "last-prompt", "generated"]] = Field(["last-prompt", "all"], min_length=1)
     blocks: list[int] | None = None
     n_random: int = Field(3, ge=0)
     sampling: SamplingBlock = SamplingBlock()
@@ -129,7 +129,7 @@ class Recipe(_Block):
     model: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     corpus: CorpusBlock
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     workers: int | None = Field(None, ge=1)
     """Processes for pilots, arms and steering; None takes one per core (one where a GPU is used)."""
     instruction: str = "none"
@@ -158,7 +158,7 @@ def load_recipe(path: str | Path) -> Recipe:
 
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise UsageError(f"there is no recipe at {path}; check the path, or start from one in recipes/") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None

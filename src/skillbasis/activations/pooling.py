@@ -7,6 +7,7 @@ the forward pass ends after the last block that is read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -113,7 +114,7 @@ def pad_batch(rows: Sequence[TokenizedRow], pad_id: int) -> tuple[np.ndarray, np
     return input_ids, attention, pooled
 
 
-class _EnoughBlocks(Exception):
+class _EnoughBlocks(Exception):  # noqa: N818 (not an error)
     """Ends a forward pass once the last block that is read has run."""
 
 
@@ -166,15 +167,11 @@ class PooledReader:
         device = self.lm.device
         input_ids, attention, pooled = pad_batch(rows, 0)
         self._mask = torch.from_numpy(pooled).to(device)
-        # Right padding under a causal mask cannot reach real tokens; without a mask SDPA takes its fast causal path.
         arguments: dict[str, Any] = {"input_ids": torch.from_numpy(input_ids).to(device), "use_cache": False}
-        if not attention.all() and not _is_purely_causal(self.lm):
-            arguments["attention_mask"] = torch.from_numpy(attention).to(device)
+        arguments |= self.lm.right_padding(torch.from_numpy(attention).to(device))
         with torch.inference_mode():
-            try:
+            with suppress(_EnoughBlocks):
                 self.lm.decoder(**arguments)
-            except _EnoughBlocks:
-                pass
             result = torch.stack([self._pooled[i] for i in self.block_ids], dim=1).cpu().numpy()
         self._pooled.clear()
         finite = np.isfinite(result).all(axis=2)  # (rows, blocks)
@@ -185,16 +182,6 @@ class PooledReader:
                 "try --dtype float32, or drop the row"
             )
         return result
-
-
-def _is_purely_causal(lm: LanguageModel) -> bool:
-    """Whether every block mixes tokens by causal attention alone, so that padding on the right is invisible.
-
-    Routed experts with a capacity, or state-space blocks, could see padding; only attention models without experts
-    take the short way.
-    """
-    config = lm.model.config.get_text_config()
-    return not any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
 
 
 def pool_tokens(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:

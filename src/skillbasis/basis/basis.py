@@ -113,7 +113,7 @@ class SkillBasis:
     def load(cls, path_or_hub_id: str | Path) -> SkillBasis:
         """Reads a basis from a directory, or from the hub when no such directory exists.
 
-        Raises: ArtifactError: missing or damaged files.
+        Raises: UsageError: nothing there, here or on the hub. ArtifactError: missing or damaged files.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -122,7 +122,7 @@ class SkillBasis:
         if not path.exists() and str(path_or_hub_id).count("/") == 1 and not str(path_or_hub_id).startswith("."):
             path = _download(str(path_or_hub_id))
         if not (path / "basis.safetensors").exists():
-            raise ArtifactError(f"there is no basis at {path}; make one with skillbasis discover, or check the path")
+            raise UsageError(f"there is no basis at {path}; make one with skillbasis discover, or check the path")
         try:
             tensors = load_file(path / "basis.safetensors")
         except (SafetensorError, OSError) as error:
@@ -163,7 +163,7 @@ def _download(repo_id: str) -> Path:
     try:
         return Path(snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors", "*.md"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ArtifactError(
+        raise UsageError(
             f"there is no directory {repo_id} here, and it could not be fetched from the hub; check the path"
         ) from error
 

@@ -190,7 +190,7 @@ def _block_krylov(
     rng = np.random.default_rng(settings.seed)
     newest = np.linalg.qr(rng.standard_normal((d, width)))[0]
     space, images, ritz = newest, np.empty((d, 0)), None
-    for passes in range(1, _MAX_PASSES + 1):
+    for passes in range(1, _MAX_PASSES + 1):  # noqa: B007 (used below)
         image = product(newest)  # (d, b)
         images = np.hstack([images, image])
         small = space.T @ images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ from ..activations import ActivationStore
 from ..artifact import atomic_path
 from ..errors import ArtifactError, UsageError
 from .basis import SkillBasis
+
+_BASIS_KEY = "skillbasis.basis"  # in the metadata of the Parquet schema
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Scores:
     """(n,) float64: |x - mean|."""
     raw_norm: np.ndarray
     """(n,) float64: |x|."""
+    basis_fingerprint: str | None = None
+    """Which basis the rows were scored with; None in a table that something else wrote."""
 
     @property
     def scores(self) -> np.ndarray:
@@ -55,18 +59,29 @@ class Scores:
                 "score the same corpus that you select from"
             )
         order = [position[row_id] for row_id in ids]
-        return Scores(list(ids), self.values[order], self.norm[order], self.raw_norm[order])
+        return replace(
+            self, ids=list(ids), values=self.values[order], norm=self.norm[order], raw_norm=self.raw_norm[order]
+        )
+
+    def check_basis(self, basis: SkillBasis) -> None:
+        """Raises: ArtifactError: the rows were scored with another basis than this one."""
+        if self.basis_fingerprint not in (None, basis.fingerprint):
+            raise ArtifactError(
+                f"the scores were made with another basis ({self.basis_fingerprint}) than the one given "
+                f"({basis.fingerprint}); give that basis, or score again with this one"
+            )
 
     def save(self, path: str | Path) -> None:
-        """Writes Parquet with columns id, d0 ... d{K-1}, norm, raw_norm (float64)."""
+        """Writes Parquet with columns id, d0 ... d{K-1}, norm, raw_norm (float64); the basis stands in its metadata."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         columns = {"id": pa.array(self.ids, pa.string())}
         columns |= {f"d{k}": pa.array(self.values[:, k]) for k in range(self.values.shape[1])}
         columns |= {"norm": pa.array(self.norm), "raw_norm": pa.array(self.raw_norm)}
+        metadata = {} if self.basis_fingerprint is None else {_BASIS_KEY: self.basis_fingerprint}
         with atomic_path(Path(path)) as temporary:
-            pq.write_table(pa.table(columns), temporary)
+            pq.write_table(pa.table(columns).replace_schema_metadata(metadata), temporary)
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:
@@ -87,11 +102,13 @@ class Scores:
         expected = ["id", *(f"d{k}" for k in range(len(names))), "norm", "raw_norm"]
         if not names or not set(expected) <= set(table.column_names):
             raise UsageError(f"{path} is no table of scores: columns id, d0 ..., norm and raw_norm are needed")
+        basis = (table.schema.metadata or {}).get(_BASIS_KEY.encode())
         return cls(
             table["id"].to_pylist(),
             np.column_stack([table[name].to_numpy() for name in names]),
             table["norm"].to_numpy(),
             table["raw_norm"].to_numpy(),
+            basis.decode() if basis is not None else None,
         )
 
 
@@ -113,4 +130,4 @@ def score(store: ActivationStore, basis: SkillBasis) -> Scores:
         values.append(basis.transform(part))
         norm.append(np.linalg.norm(part - mean, axis=1).astype(np.float64))
         raw_norm.append(np.linalg.norm(part, axis=1).astype(np.float64))
-    return Scores(store.ids, np.concatenate(values), np.concatenate(norm), np.concatenate(raw_norm))
+    return Scores(store.ids, np.concatenate(values), np.concatenate(norm), np.concatenate(raw_norm), basis.fingerprint)

@@ -18,6 +18,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import wait
@@ -260,10 +261,8 @@ class _Worker:
         self.process.wait()
         self.stdout.close()
         self.stderr.close()
-        try:
+        with suppress(BrokenPipeError):  # what was still to be sent has no reader; the file is closed all the same
             self.stdin.close()
-        except BrokenPipeError:
-            pass  # what was still to be sent has no reader; the file is closed all the same
 
 
 def _items(

@@ -52,12 +52,18 @@ class Likelihood:
 
     @classmethod
     def load(cls, path: str | Path) -> Likelihood:
-        """Reads a table. Raises: UsageError: no such file, or a column is missing."""
+        """Reads a table. Raises: UsageError: no such file, or a column is missing. ArtifactError: it is damaged."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         if not Path(path).is_file():
             raise UsageError(f"there is no table of likelihoods at {path}; make it with skillbasis likelihood")
-        table = pq.read_table(path)
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise ArtifactError(
+                f"{path} is no readable Parquet file ({error}); measure the likelihood again"
+            ) from error
         missing = {"id", "mean_nll", "max_nll", "tokens"} - set(table.column_names)
         if missing:
             raise UsageError(f"{path} is no table of likelihoods: column {min(missing)} is missing")
@@ -95,7 +101,7 @@ def measure_likelihood(
             if empty:
                 raise SkillbasisError(f"row {empty[0]!r} has no response within {max_length} tokens; drop such rows")
             input_ids, attention, response = (torch.from_numpy(array).to(lm.device) for array in pad_batch(batch, 0))
-            padding = {} if bool(attention.all()) else {"attention_mask": attention}
+            padding = lm.right_padding(attention)
             predicted = response[:, 1:]  # (rows, tokens - 1): the token at t is predicted at t - 1
             first = int(predicted.any(dim=0).nonzero()[0])  # logits of what no row answers are not needed
             with torch.inference_mode():

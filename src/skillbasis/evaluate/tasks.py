@@ -68,8 +68,10 @@ def load_task(name: str, *, instruction: str = "none", limit: int | None = None)
             problem and an answer.
         instruction: `boxed` or `none`, or a text of one's own, put behind the problem; the embedded world has none.
         limit: the first so many problems.
-    Raises: UsageError: unknown name. CorpusError: a row without an answer, naming it.
+    Raises: UsageError: unknown name, or a limit below 1. CorpusError: a row without an answer, naming it.
     """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; give 1 or more")
     if name in _EMBEDDED_SPLITS:
         split, n = _EMBEDDED_SPLITS[name]
         problems = [

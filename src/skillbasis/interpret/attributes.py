@@ -40,7 +40,8 @@ _BACKTRACK = re.compile(
     r"|i made (?:a|an) (?:mistake|error)|let me (?:re\w+|try again|start over)|alternatively)\b"
 )
 _VERIFY = re.compile(
-    r"\b(?:(?:double[- ])?check(?:s|ed|ing)?|verif(?:y|ies|ied|ying|ication)|substitut(?:e|ing) (?:it |this |them )?back"
+    r"\b(?:(?:double[- ])?check(?:s|ed|ing)?|verif(?:y|ies|ied|ying|ication)"
+    r"|substitut(?:e|ing) (?:it |this |them )?back"
     r"|plug(?:ging)? (?:it |this |them )?(?:back )?in|sanity|confirm(?:s|ed|ing)?|make sure)\b"
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox|operatorname)\s*\{([^{}]*)\}")
@@ -160,9 +161,8 @@ def attribute_table(rows: Iterable[Mapping[str, Any]]) -> AttributeTable:
             labels[row_number] = frozenset(row["labels"])
 
     n = len(measured)
-    columns: dict[str, NDArray[np.float64]] = {}
-    for name, column_values in zip(measured_names, np.array(measured, dtype=np.float64).T, strict=True):
-        columns[name] = column_values
+    by_name = zip(measured_names, np.array(measured, dtype=np.float64).T, strict=True)
+    columns: dict[str, NDArray[np.float64]] = dict(by_name)
     for column in sorted(extras):
         for name, cells in _numeric_columns(column, extras[column]):
             columns[_free_name(name, columns)] = _filled(cells, n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def terminal_table(run: Path) -> Table:
-    """Makes the table of the study's arms: rows, each metric, difference to random, and the verdict.
+    """Makes the table of the study's arms: two metrics, difference to random, and the verdict.
 
     Args:
         run: the run directory.
@@ -33,25 +34,36 @@ def terminal_table(run: Path) -> Table:
     if study is None:
         raise UsageError(f"{run} holds no {STUDY}; run 'skillbasis study' first, or check the path")
     task = f" on {study.task}" if study.task else ""
+    sizes = {number(arm.n_rows) for name, arm in study.arms.items() if name != BASE}
+    budget = f", {sizes.pop()} rows each" if len(sizes) == 1 else ""
     # Text objects throughout: names come from recipes, and Rich would read [brackets] in a string as markup.
     table = Table(
-        title=Text(f"Arms{task}, % [interval]"), box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0)
+        title=Text(f"Arms{task}{budget}, % [95 % interval]"),
+        box=box.SIMPLE_HEAD,
+        title_justify="left",
+        padding=(0, 1, 0, 0),
     )
-    metrics = study.metric_names
-    table.add_column("arm", style="bold", overflow="fold")
-    table.add_column("rows", justify="right", no_wrap=True)
+    metrics = _shown_metrics(study.metric_names)
+    table.add_column("arm", style="bold", overflow="fold", min_width=16)
     for metric in metrics:
         table.add_column(metric, justify="right", no_wrap=True)
     table.add_column("vs random", justify="right", no_wrap=True)
     table.add_column("Holm p", justify="right", no_wrap=True)
-    table.add_column("verdict", overflow="fold", min_width=12)
+    table.add_column("verdict", overflow="fold", min_width=9)
     for name, arm in study.arms.items():
         difference = None if name in (BASE, RANDOM) else study.difference(name, RANDOM)
-        cells = [Text(name), Text(number(arm.n_rows))]
+        cells = [Text(name)]
         cells += [_stacked(show(arm.metric(metric), arm)) for metric in metrics]
         cells += [_stacked(show(difference)), Text(p_text(difference.p_holm if difference else None))]
         table.add_row(*cells, Text(_verdict(study, name, arm)))
     return table
+
+
+def _shown_metrics(names: Sequence[str]) -> list[str]:
+    """The first metric and pass@4, or else the last: what fits a terminal of 80 columns; the page has all."""
+    if len(names) <= 2:
+        return list(names)
+    return [names[0], "pass@4" if "pass@4" in names else names[-1]]
 
 
 def _stacked(shown: Shown) -> Text:
@@ -62,9 +74,10 @@ def _stacked(shown: Shown) -> Text:
 
 
 def _verdict(study: Study, name: str, arm: Arm) -> str:
-    """The recorded verdict; else why there is none."""
-    if name in study.verdicts:
-        return study.verdicts[name]
+    """The recorded verdict in a word or two; else why there is none."""
+    if name in study.verdicts and arm.status == "done":
+        sentence = study.verdicts[name]
+        return next((words for words in ("better", "worse", "not separated") if f"is {words}" in sentence), sentence)
     if arm.status != "done":
         return why_missing(arm)
     reasons = [f"{metric}: {show(arm.metric(metric), arm).reason}" for metric in study.metric_names]

@@ -82,7 +82,12 @@ def sweep(
     basis.check_model(lm)
     out = Path(out)
     sampled = {key: value for key, value in asdict(sampling).items() if key != "batch_size"}
-    inputs: dict[str, Any] = {"basis": basis.fingerprint, "settings": asdict(settings), "task": task, "sampling": sampled}
+    inputs: dict[str, Any] = {
+        "basis": basis.fingerprint,
+        "settings": asdict(settings),
+        "task": task,
+        "sampling": sampled,
+    }
     inputs |= {"dtype": dtype, "n_problems": n_problems}
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "sweep.json"))

@@ -56,6 +56,8 @@ def direction_vector(
         raise UsageError(f"the sign of a direction is '+' or '-', not {sign!r}")
     if increments not in ("accumulate", "exact"):
         raise UsageError(f"unknown increments {increments!r}; allowed are accumulate, exact")
+    if increments == "exact" and unit == "relative":
+        raise UsageError("exact increments need one scale for all blocks; use the unit raw or std, or accumulate")
     chosen = sorted(set(basis.block_ids if blocks is None else blocks))
     if not chosen:
         raise UsageError(f"there is no block to steer; choose some of {basis.block_ids}")

@@ -148,7 +148,7 @@ def _step(model: Any, batch: Sequence[TrainingExample], micro_batch_size: int, l
             input_ids[i, : len(ids)] = ids
             mask[i, : len(ids)] = 1
             labels[i, len(example.prompt_ids) : len(ids)] = ids[len(example.prompt_ids) :]
-        padding = {} if mask.all() else {"attention_mask": mask.to(lm.device)}
+        padding = lm.right_padding(mask.to(lm.device))
         logits = model(input_ids=input_ids.to(lm.device), use_cache=False, **padding).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), labels[:, 1:].flatten().to(lm.device), ignore_index=-100, reduction="sum"

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import building, fingerprint, is_current, remove_tree, write_json
-from ..errors import SkillbasisError, UsageError
+from ..errors import SkillbasisError, UsageError, nearest
 from ..lm import LanguageModel
 from .loop import fine_tune_in_memory, tokenize_examples
 from .settings import TrainingSettings
 
 KIND = "model"
 TRAINERS = ("trl", "lean")
+
+
+def check_trainer(name: str) -> None:
+    """Raises: UsageError: an unknown trainer."""
+    if name not in TRAINERS:
+        raise UsageError(f"unknown trainer {name!r}{nearest(name, list(TRAINERS))}; allowed are {', '.join(TRAINERS)}")
 
 
 def fine_tune(
@@ -35,8 +41,7 @@ def fine_tune(
     Returns: the directory.
     Raises: SkillbasisError: a row without a response, or a loss that is not finite.
     """
-    if trainer not in TRAINERS:
-        raise UsageError(f"unknown trainer {trainer!r}; allowed are {', '.join(TRAINERS)}")
+    check_trainer(trainer)
     out = Path(out)
     if not rows:
         raise UsageError("there are no rows to train on")
@@ -133,6 +138,8 @@ def _train_with_trl(
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # DataParallel over several GPUs would multiply the batch
     model = copy.deepcopy(lm.model)
+    if settings.lora is None:
+        model = model.float()  # steps of 5e-5 round away in bfloat16 weights; mixed precision computes in bfloat16
     trainer = SFTTrainer(
         model=model,
         processing_class=lm.tokenizer,
@@ -151,6 +158,7 @@ def _train_with_trl(
             f"training diverged: the loss is not finite; lower the learning rate ({settings.learning_rate})"
         )
     model.config.use_cache = lm.model.config.use_cache  # the trainer has switched it off
+    model.to(lm.model.dtype)
     trainer.save_model(str(work))
     (work / "training_args.bin").unlink()  # a pickle
     remove_tree(checkpoints)

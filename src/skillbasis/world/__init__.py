@@ -1,1 +1,1 @@
-"""The embedded reasoning world: problems with exact answers, styles of working, and a small reasoner trained on them."""
+"""The embedded world: problems with exact answers, styles of working, and a small reasoner trained on them."""

@@ -43,7 +43,12 @@ class _Row:
 
 
 def build_pool(
-    models: Path, out: Path, *, n_rows: int = 20_000, seed: int = 0, variant: Variant = "plain",
+    models: Path,
+    out: Path,
+    *,
+    n_rows: int = 20_000,
+    seed: int = 0,
+    variant: Variant = "plain",
     log: Callable[[str], None] = print,
 ) -> None:
     """Writes the pool as gzip JSONL (problem, solution, answer, labels and hidden columns), deterministic bytes.
@@ -60,9 +65,11 @@ def build_pool(
             **_sample_wrong(models / "habit", ("terse",), rng, log),
         }
         rows = _draw(rng, n_rows, lambda: _plain_row(rng, wrong))
-    with atomic_path(out) as temporary, temporary.open("wb") as raw, gzip.GzipFile(
-        filename="", mode="wb", fileobj=raw, mtime=0
-    ) as file:
+    with (
+        atomic_path(out) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file,
+    ):
         for number, row in enumerate(rows):
             file.write((json.dumps(_as_json(number, row), ensure_ascii=False) + "\n").encode())
     log(f"pool: {len(rows)} rows, {sum(row.correct for row in rows) / len(rows):.1%} correct")

@@ -152,7 +152,9 @@ def _units(rng: Random) -> Problem:
     kind = rng.randrange(len(UNITS))
     large, small, factor = UNITS[kind]
     a, b = rng.randrange(2, 10), rng.randrange(1, factor)
-    question = rng.choice((f"{a} {large} {b} {small} in {small}?", f"How many {small} are {a} {large} and {b} {small}?"))
+    question = rng.choice(
+        (f"{a} {large} {b} {small} in {small}?", f"How many {small} are {a} {large} and {b} {small}?")
+    )
     return Problem(
         "units",
         (kind, a, b),

@@ -133,7 +133,9 @@ def build_model(tokenizer: Any, seed: int) -> Any:
     return LlamaForCausalLM(config).float()
 
 
-def _batches(tokenizer: Any, phase: Phase, variant: Variant, seed: int, chunk: int) -> Iterator[dict[str, torch.Tensor]]:
+def _batches(
+    tokenizer: Any, phase: Phase, variant: Variant, seed: int, chunk: int
+) -> Iterator[dict[str, torch.Tensor]]:
     """Yields the batches of one chunk, each of examples of similar length, in random order."""
     import torch
 

@@ -253,7 +253,7 @@ def test_what_is_no_such_artifact_is_left_as_it_is(tmp_path: Path, monkeypatch: 
     assert files(mine)["thesis.tex"] == b"years of work"
     with building(tmp_path / "other", "basis", {}, {}):
         pass
-    with pytest.raises(ArtifactError, match="holds 'basis', not thing"):
+    with pytest.raises(ArtifactError, match="other exists and is no thing directory, so it is left as it is"):
         build(tmp_path / "other", {"a": 1})
     (tmp_path / "empty").mkdir()
     build(tmp_path / "empty", {"a": 1})

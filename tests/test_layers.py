@@ -30,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"study"},
     {"report"},
     {"recipe", "stages", "pipeline", "plan"},
-    {"cli", "console", "__main__"},
+    {"cli", "commands", "console", "__main__"},
 ]
 # Where a module may import less than its place in the order would let it.
 NARROWER = {name: {"activations"} for name in ("world.pool", "world.reasoner", "world.ship")}

@@ -582,7 +582,7 @@ def test_terminal_table(tmp_path: Path) -> None:
     first = " ".join(row.split("\n")[0].split())
     assert first == "41.2 56.6 +4.8 0.004 Better than random at these seeds."
     assert re.findall(r"\[.*?\]", row) == ["[39.2, 43.2]", "[54.6, 58.6]", "[+2.6, +7.0]"]
-    assert re.search(r"coverage +– +– +– +– +Failed\.", wide)
+    assert re.search(r"coverage +– +– +– +– +failed: training diverged", wide)
     assert "[red]odd[/red]" in wide  # a name, not markup
     assert "difference: not measured" in wide
     assert all(len(line) <= 80 for line in narrow.splitlines())

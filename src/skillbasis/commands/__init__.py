@@ -1,0 +1,1 @@
+"""The commands, by what they do; each parses, calls and prints."""

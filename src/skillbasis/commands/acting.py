@@ -1,0 +1,233 @@
+"""From directions to a model: select, train, evaluate, grade, probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .options import (
+    Dtype,
+    Format,
+    LabelColumn,
+    Limit,
+    MaxTokens,
+    Model,
+    OnBadRow,
+    OptionalModel,
+    Out,
+    Rollouts,
+    Seed,
+    ShuffleSeed,
+    Temperature,
+    Workers,
+    check_file,
+    interval,
+    read_corpus,
+)
+
+
+def select(
+    corpus: str,
+    strategy: Annotated[str, typer.Option("--strategy", help="directions, directions+likelihood, low-nll, ...")],
+    budget: Annotated[int, typer.Option("--budget", help="Rows to choose.")],
+    out: Out,
+    scores: Annotated[Path | None, typer.Option("--scores", help="Score file.")] = None,
+    basis: Annotated[Path | None, typer.Option("--basis", help="Basis directory, checked against the scores.")] = None,
+    direction: Annotated[list[str] | None, typer.Option("--direction", help="Signed direction, such as 3+.")] = None,
+    seed: Seed = 0,
+    rank_by: Annotated[str, typer.Option(help="cosine or projection.")] = "cosine",
+    top_share: Annotated[float, typer.Option(help="Share of the corpus to draw from; 0 takes the very top.")] = 0.15,
+    likelihood: Annotated[Path | None, typer.Option("--likelihood", help="Table made by 'likelihood'.")] = None,
+    model: OptionalModel = None,
+    dtype: Dtype = "auto",
+    format: Format = None,
+    label_column: LabelColumn = None,
+    on_bad_row: OnBadRow = "stop",
+    limit: Limit = None,
+    shuffle_seed: ShuffleSeed = None,
+) -> None:
+    """Choose rows of a corpus within a budget, and keep how they were chosen."""
+    from ..basis import Scores, SkillBasis
+    from ..corpus import write_selection
+    from ..evaluate.likelihood import Likelihood, measure_likelihood
+    from ..lm import load_model
+    from ..select import Candidates, SelectionSettings, parse_direction
+    from ..select import select as choose
+    from ..select.strategy import NEEDS_LIKELIHOOD, check_strategy, describe
+
+    check_strategy(strategy)
+    if rank_by not in ("cosine", "projection"):
+        raise UsageError(f"--rank-by is 'cosine' or 'projection', not {rank_by!r}")
+    settings = SelectionSettings(tuple(parse_direction(d) for d in direction or ()), rank_by, top_share)  # type: ignore[arg-type]
+    if out.suffix != ".jsonl":
+        raise UsageError(f"--out {out} is no .jsonl file; a selection is written as one, so change the name")
+    check_file(out)
+    rows = read_corpus(corpus, format, label_column, on_bad_row, limit, shuffle_seed, out)
+    table = Scores.load(scores) if scores else None
+    if basis is not None and table is not None:
+        table.check_basis(SkillBasis.load(basis))
+    measured = Likelihood.load(likelihood) if likelihood else None
+    if measured is None and strategy in NEEDS_LIKELIHOOD and model is not None:
+        measured = measure_likelihood(rows, load_model(model, dtype=dtype))
+    chosen = choose(Candidates.of(rows, table, measured, settings), strategy, budget, seed)
+    write_selection(out, rows, chosen, describe(settings, strategy) | {"budget": budget, "seed": seed})
+    print(
+        f"{out}: {len(chosen)} of {len(rows)} rows by {strategy}; how they were chosen is in {out.with_suffix('.json')}"
+    )
+
+
+def train(
+    data: str,
+    model: Model,
+    out: Out,
+    preset: Annotated[str, typer.Option(help="reasoning, safety or embedded.")] = "reasoning",
+    trainer: Annotated[str, typer.Option(help="trl, or lean (in memory, for small models).")] = "trl",
+    learning_rate: Annotated[float | None, typer.Option("--lr")] = None,
+    epochs: Annotated[float | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per optimizer step.")] = None,
+    micro_batch_size: Annotated[int | None, typer.Option(help="Rows per forward pass.")] = None,
+    max_length: Annotated[int | None, typer.Option()] = None,
+    lora: Annotated[bool, typer.Option(help="Train low-rank adapters.")] = False,
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    format: Format = None,
+    on_bad_row: OnBadRow = "stop",
+) -> None:
+    """Fine-tune on prompts and responses; the loss is on the response."""
+    from dataclasses import replace
+
+    from ..lm import load_model
+    from ..probe import selection_rows
+    from ..train import LoraSettings, fine_tune
+    from ..train.settings import preset as named
+
+    changes: dict[str, Any] = {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
+    changes |= {"micro_batch_size": micro_batch_size, "max_length": max_length}
+    settings = replace(named(preset), seed=seed, **{k: v for k, v in changes.items() if v is not None})
+    if lora:
+        settings = replace(settings, lora=settings.lora or LoraSettings())
+    corpus = read_corpus(data, format, None, on_bad_row, out=out)
+    path = fine_tune(load_model(model, dtype=dtype), selection_rows(corpus, corpus.ids), settings, out, trainer=trainer)
+    print(f"{path}: fine-tuned on {len(corpus)} rows; the loss of every step is in {path / 'losses.json'}")
+
+
+def evaluate(
+    model: Model,
+    task: Annotated[list[str], typer.Option("--task", help="embedded, embedded:validation, or a file.")],
+    out: Out,
+    rollouts: Rollouts = 8,
+    temperature: Temperature = 1.0,
+    max_tokens: MaxTokens = 2048,
+    batch_size: Annotated[int, typer.Option(help="Sequences decoded together.")] = 256,
+    instruction: Annotated[str, typer.Option(help="none, boxed, or a text put behind every problem.")] = "none",
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many problems.")] = None,
+    seed: Seed = 0,
+    backend: Annotated[str, typer.Option(help="hf.")] = "hf",
+    steer: Annotated[str | None, typer.Option("--steer", help="BASIS:DIRECTION:ALPHA, such as basis:3+:0.5.")] = None,
+    steer_scope: Annotated[str, typer.Option(help="all, prompt, last-prompt or generated.")] = "all",
+    steer_unit: Annotated[str, typer.Option(help="raw, std or relative.")] = "raw",
+    dtype: Dtype = "auto",
+) -> None:
+    """Sample answers to problems, grade them, and give pass@k with intervals."""
+    from ..console import progress
+    from ..evaluate.generate import SamplingSettings
+    from ..evaluate.run import evaluate as run_evaluation
+    from ..evaluate.tasks import load_task
+    from ..lm import load_model
+    from ..steer.hooks import steering_of
+
+    if backend != "hf":
+        raise UsageError(f"unknown backend {backend!r}; allowed is hf")
+    if steer is None and (steer_scope, steer_unit) != ("all", "raw"):
+        raise UsageError("--steer-scope and --steer-unit say how to steer; give --steer too, or leave them out")
+    sampling = SamplingSettings(rollouts, temperature, max_tokens, seed, batch_size)
+    tasks = [load_task(name, instruction=instruction, limit=limit) for name in task]
+    lm = load_model(model, dtype=dtype)
+    intervention, described = steering_of(lm, steer, steer_scope, steer_unit) if steer else (None, None)
+    with progress("evaluate") as tick:
+        results = run_evaluation(
+            lm,
+            tasks,
+            sampling,
+            out,
+            intervention=intervention,
+            intervention_settings=described,
+            on_samples=lambda done, n, share: tick(done, n, f"pass@1 {share:.3f}"),
+        )
+    for name, result in results.items():
+        figures = result.summary()
+        shown = (f"pass@{k} {interval(figures[f'pass@{k}'])}" for k in result.ks)
+        print(f"{name}: {', '.join(shown)}; {figures['truncated_fraction']:.1%} truncated")
+
+
+def grade(
+    file: Path,
+    out: Out,
+    workers: Workers = None,
+    timeout: Annotated[float, typer.Option(help="Seconds per comparison.")] = 10.0,
+) -> None:
+    """Grade existing responses (columns response, answer) into Parquet: id, extracted, correct, status."""
+    from ..evaluate.grade import grade_file
+
+    check_file(out)
+    counts = grade_file(file, out, workers, timeout)
+    print(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+def probe(
+    corpus: str,
+    scores: Annotated[Path, typer.Option("--scores", help="Score file.")],
+    model: Model,
+    task: Annotated[str, typer.Option("--task", help="Validation problems: embedded:validation, or a file.")],
+    out: Out,
+    rows: Annotated[int, typer.Option(help="Rows of each pilot.")] = 1000,
+    direction: Annotated[list[str] | None, typer.Option("--direction", help="Signed direction; all if none.")] = None,
+    preset: Annotated[str, typer.Option(help="Training preset.")] = "reasoning",
+    trainer: Annotated[str, typer.Option(help="trl or lean.")] = "trl",
+    rollouts: Rollouts = 8,
+    temperature: Temperature = 1.0,
+    max_tokens: MaxTokens = 2048,
+    instruction: Annotated[str, typer.Option(help="none, boxed, or a text put behind every problem.")] = "none",
+    n_random: Annotated[int, typer.Option(help="Random pilots, the control.")] = 3,
+    seed: Seed = 0,
+    workers: Workers = None,
+    dtype: Dtype = "auto",
+    format: Format = None,
+    on_bad_row: OnBadRow = "stop",
+    limit: Limit = None,
+    shuffle_seed: ShuffleSeed = None,
+) -> None:
+    """Pilot fine-tunes along every signed direction, judged on validation problems against random pilots."""
+    from ..basis import Scores
+    from ..cells import CellSettings
+    from ..console import progress
+    from ..evaluate.generate import SamplingSettings
+    from ..lm import load_model
+    from ..probe import ProbeSettings
+    from ..probe import probe as run_probe
+    from ..select import Candidates, parse_direction
+    from ..train.settings import preset as named
+
+    pool = read_corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out)
+    sampling = SamplingSettings(rollouts, temperature, max_tokens, seed)
+    cells = CellSettings(model, dtype, task, instruction, None, sampling, named(preset), trainer)
+    with progress("probe") as tick:
+        outcome = run_probe(
+            out,
+            pool,
+            Candidates.of(pool, Scores.load(scores)),
+            cells,
+            load_model(model, dtype=dtype).weights_fingerprint,
+            ProbeSettings(n_rows=rows, n_random=n_random, seed=seed),
+            directions=[parse_direction(d) for d in direction] if direction else None,
+            n_workers=workers,
+            on_cell=lambda cell, done, n: tick(done, n, cell.name),
+        )
+    print(f"random: pass@1 {interval(outcome['random']['pass@1'])}")
+    by_name = {entry["name"]: entry for entry in outcome["directions"]}
+    for name in outcome["ranking"]:
+        print(f"{name}: pass@1 {interval(by_name[name]['pass@1'])}, {by_name[name]['verdict']}")
+    print(f"chosen: {', '.join(outcome['chosen'])}")

@@ -1,0 +1,63 @@
+"""Whole runs: the demo, a recipe, its study, and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Workers
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Run directory.")] = Path("runs/demo"),
+    workers: Workers = None,
+) -> None:
+    """The whole path on the embedded reasoner: basis, pilots, selection, fine-tuning, steering, report."""
+    from ..world.assets import demo_recipe_path
+
+    _run(demo_recipe_path(), out, workers)
+
+
+def run(
+    recipe: Path,
+    out: Annotated[Path | None, typer.Option("--out", help="Run directory; runs/NAME if not given.")] = None,
+    workers: Workers = None,
+) -> None:
+    """The whole path on your model and corpus, by a recipe; goes on where it was interrupted."""
+    _run(recipe, out or Path("runs") / recipe.stem, workers)
+
+
+def study(
+    recipe: Path,
+    out: Annotated[Path | None, typer.Option("--out", help="Run directory; runs/NAME if not given.")] = None,
+    workers: Workers = None,
+) -> None:
+    """The selection study of a recipe (all stages it needs, without steering)."""
+    _run(recipe, out or Path("runs") / recipe.stem, workers, leave_out={"steer": None})
+
+
+def _run(path: Path, out: Path, workers: int | None, leave_out: dict[str, None] | None = None) -> None:
+    from rich.console import Console
+
+    from ..console import ConsoleWatcher
+    from ..pipeline import run_recipe
+    from ..recipe import load_recipe
+    from ..report import terminal_table, write_report
+
+    recipe = load_recipe(path).model_copy(update=dict(leave_out or {}))
+    if workers is not None:
+        recipe = recipe.model_copy(update={"workers": workers})
+    run_recipe(recipe, out, ConsoleWatcher())
+    report_path = write_report(out)
+    if (out / "study" / "summary.json").exists():
+        Console().print(terminal_table(out))
+    print(f"report: {report_path}")
+
+
+def report(run: Path) -> None:
+    """Write RUN/report.html from the artifacts of a run."""
+    from ..report import write_report
+
+    print(write_report(run))

@@ -1,0 +1,625 @@
+"""The command line on the embedded reasoner: every command, its exit codes, and its errors in one sentence."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from conftest import files
+
+from skillbasis import cli
+from skillbasis.activations import ActivationStore
+from skillbasis.artifact import read_json
+from skillbasis.basis import Scores, SkillBasis
+from skillbasis.evaluate.likelihood import Likelihood
+from skillbasis.evaluate.run import read_samples
+from skillbasis.lm import load_model
+from skillbasis.select import STRATEGIES
+from skillbasis.world.assets import pool_path, reasoner_path
+
+torch.set_num_threads(1)
+
+N_ROWS = 120
+READ = ("--span", "response", "--max-length", "256")
+SAMPLE = ("--rollouts", "2", "--temperature", "0.8", "--max-tokens", "40", "--limit", "8")
+COMMANDS = ["demo", "run", "study", "extract", "discover", "score", "likelihood", "interpret", "select", "train"]
+COMMANDS += ["evaluate", "grade", "probe", "report", "world train", "world pool", "world ship"]
+START = "from skillbasis.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: Any
+    out: str
+    err: str
+
+
+def skillbasis(*arguments: str | Path) -> Result:
+    """Runs the command line in this process, as a shell would start it."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["skillbasis", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    return Result(left.value.code, out.getvalue(), err.getvalue())
+
+
+def done(*arguments: str | Path) -> str:
+    """Runs a command that must succeed and say nothing on stderr; returns what it printed."""
+    result = skillbasis(*arguments)
+    assert (result.code, result.err) == (0, "")
+    return result.out
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the first rows of the pool, and what extract, discover, score and likelihood made of them."""
+    folder = tmp_path_factory.mktemp("cli")
+    with gzip.open(pool_path(), "rt") as pool:
+        (folder / "pool.jsonl").write_text("".join(islice(pool, N_ROWS)))
+    jsonl(
+        folder / "sums.jsonl",
+        [{"id": f"s{i}", "problem": f"What is {i} plus 1?", "answer": str(i + 1)} for i in range(4)],
+    )
+    jsonl(folder / "other.jsonl", [{"id": f"o{i}", "prompt": f"q {i}", "response": f"r {i}"} for i in range(3)])
+    done("extract", folder / "pool.jsonl", "--model", "embedded", "--out", folder / "acts", *READ)
+    done("discover", folder / "acts", "--out", folder / "basis", "--k", "3")
+    done("score", folder / "acts", "--basis", folder / "basis", "--out", folder / "scores.parquet")
+    done("likelihood", folder / "pool.jsonl", "--model", "embedded", "--out", folder / "nll.parquet")
+    make_bad_inputs(folder)
+    return folder
+
+
+def make_bad_inputs(folder: Path) -> None:
+    """Whatever a user may give by mistake."""
+    good = {"id": "a", "prompt": "q", "response": "r"}
+    (folder / "empty.jsonl").write_text("")
+    jsonl(folder / "malformed.jsonl", [good, {"id": "b", "prompt": 3, "response": "r"}])
+    (folder / "not-json.jsonl").write_text(json.dumps(good) + "\n{oops\n")
+    jsonl(folder / "twice.jsonl", [good, good])
+    jsonl(folder / "unanswered.jsonl", [{"id": "a", "prompt": "q"}])
+    (folder / "garbage.parquet").write_text("this is no Parquet file")
+    (folder / "file").write_text("in the way")
+    (folder / "killed.partial").mkdir()
+    (folder / "nonsense").mkdir()
+    (folder / "nonsense" / "config.json").write_text('{"model_type": "nonsense"}')
+    shutil.copytree(reasoner_path(), folder / "corrupt")
+    weights = (folder / "corrupt" / "model.safetensors").read_bytes()
+    (folder / "corrupt" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    recipe = {"model": "embedded", "corpus": str(folder / "pool.jsonl"), "basis": {"kk": 3}}
+    (folder / "misspelt.yaml").write_text(yaml.safe_dump(recipe))
+
+
+# Commands
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_command_explains_itself(command: str) -> None:
+    shown = done(*command.split(), "--help")
+    assert "Usage: skillbasis" in shown
+    assert all(name in shown for name in ([] if command else COMMANDS[:14]))
+
+
+def test_extract_keeps_the_corpus_order_and_does_nothing_twice(work: Path) -> None:
+    store = ActivationStore.open(work / "acts")
+    rows = [json.loads(line) for line in (work / "pool.jsonl").read_text().splitlines()]
+    assert store.ids == [row["id"] for row in rows]
+    assert store.to_numpy().shape == (N_ROWS, 2, 128)
+    assert (store.block_ids, store.manifest["span"], store.manifest["max_length"]) == ([1, 2], "response", 256)
+    before = (work / "acts" / "manifest.json").stat().st_mtime_ns
+    shown = done("extract", work / "pool.jsonl", "--model", "embedded", "--out", work / "acts", *READ)
+    assert re.search(rf"acts: {N_ROWS} rows x 2 blocks x 128, [\d,]+ tokens\n$", shown)
+    assert (work / "acts" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_extract_takes_a_random_sample_of_the_embedded_corpus(tmp_path: Path) -> None:
+    out = tmp_path / "acts"
+    done("extract", "embedded", "--model", "embedded", "--out", out, "--limit", "9", "--shuffle-seed", "1", *READ)
+    ids = ActivationStore.open(out).ids
+    assert len(ids) == 9 and ids == sorted(ids) and ids[-1] > "pool-01000"
+
+
+def test_extract_says_how_many_rows_were_cut(work: Path, tmp_path: Path) -> None:
+    shown = done("extract", work / "pool.jsonl", "--model", "embedded", "--out", tmp_path / "a", "--max-length", "30")
+    assert (
+        int(re.search(r"(\d+) rows cut", shown)[1]) == ActivationStore.open(tmp_path / "a").manifest["n_truncated"] > 0
+    )  # type: ignore[index]
+
+
+def test_a_bad_row_can_be_skipped_by_every_command_that_reads_it(work: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "mixed.jsonl"
+    corpus.write_text((work / "pool.jsonl").read_text() + '{"id": "broken", "problem": 3, "solution": "x"}\n')
+    basis, scores, skip = tmp_path / "basis", tmp_path / "scores.parquet", ("--on-bad-row", "skip")
+    model = ("--model", "embedded")
+    training = (*model, "--preset", "embedded", "--trainer", "lean", "--epochs", "0.2")
+    for arguments in (
+        ("discover", corpus, *model, "--out", basis, "--k", "2", *READ),
+        ("score", corpus, *model, "--basis", basis, "--out", scores),
+        ("likelihood", corpus, *model, "--out", tmp_path / "nll.parquet"),
+        ("interpret", "--basis", basis, "--scores", scores, "--corpus", corpus, "--out", tmp_path / "meaning"),
+        ("select", corpus, "--strategy", "random", "--budget", "5", "--out", tmp_path / "chosen.jsonl"),
+        ("train", corpus, *training, "--out", tmp_path / "tuned"),
+    ):
+        (tmp_path / "rejected.jsonl").unlink(missing_ok=True)
+        stopped = skillbasis(*arguments)
+        assert stopped.code == 1 and "line 121: 'problem' is a number, not text" in stopped.err
+        went_on = skillbasis(*arguments, *skip)
+        assert went_on.code == 0, went_on.err
+        assert went_on.err == f"rows that could not be read: 1, see {tmp_path / 'rejected.jsonl'}\n"
+        assert json.loads((tmp_path / "rejected.jsonl").read_text())["line"] == 121
+
+
+def test_discover_and_score_go_straight_from_a_corpus(work: Path, tmp_path: Path) -> None:
+    corpus, model = work / "pool.jsonl", ("--model", "embedded")
+    shown = done("discover", corpus, *model, "--out", tmp_path / "basis", "--k", "3", *READ)
+    assert "3 directions hold" in shown
+    through_store = (work / "basis" / "basis.safetensors").read_bytes()
+    assert (tmp_path / "basis" / "basis.safetensors").read_bytes() == through_store
+    done("score", corpus, *model, "--basis", work / "basis", "--out", tmp_path / "scores.parquet")
+    assert (tmp_path / "scores.parquet").read_bytes() == (work / "scores.parquet").read_bytes()
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"basis", "scores.parquet"}
+
+
+def test_scores_are_centred_projections(work: Path) -> None:
+    scores, basis = Scores.load(work / "scores.parquet"), SkillBasis.load(work / "basis")
+    activations = ActivationStore.open(work / "acts").to_numpy().astype(np.float64)
+    centred = activations - activations.mean(axis=0)
+    by_hand = np.einsum("nbh,kbh->nk", centred, basis.directions)
+    np.testing.assert_allclose(scores.values, by_hand, atol=1e-4)  # float32 activations and directions
+    assert scores.basis_fingerprint == basis.fingerprint
+
+
+def test_likelihood_covers_every_row(work: Path) -> None:
+    table = Likelihood.load(work / "nll.parquet")
+    assert len(table.ids) == N_ROWS
+    assert np.isfinite(table.mean_nll).all() and (table.max_nll >= table.mean_nll).all() and (table.n_tokens > 0).all()
+
+
+def test_interpret_writes_what_each_direction_holds(work: Path, tmp_path: Path) -> None:
+    inputs = ("--basis", work / "basis", "--scores", work / "scores.parquet", "--corpus", work / "pool.jsonl")
+    shown = done("interpret", *inputs, "--out", tmp_path / "meaning", "--n-examples", "4")
+    assert re.findall(r"^d(\d): \+ \S+.* \| - \S+", shown, re.MULTILINE) == ["0", "1", "2"]
+    description = read_json(tmp_path / "meaning" / "directions.json")
+    assert [len(entry["examples"]["positive"]) for entry in description["directions"]] == [4, 4, 4]
+    assert "# " in (tmp_path / "meaning" / "directions.md").read_text()
+
+
+STRATEGY_OPTIONS = {
+    "directions": ["--direction", "0+", "--direction", "2-"],
+    "directions+likelihood": ["--direction", "0+", "--likelihood", "nll.parquet"],
+    "low-nll": ["--model", "embedded"],
+    "random": [],
+    "human-balanced": [],
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_select_by_every_strategy(strategy: str, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    out = tmp_path / "chosen.jsonl"
+    known = ("--scores", "scores.parquet", "--basis", "basis")
+    command = ["select", "pool.jsonl", "--strategy", strategy, "--budget", "12", *known, *STRATEGY_OPTIONS[strategy]]
+    assert f"12 of {N_ROWS} rows by {strategy}" in done(*command, "--out", out)
+    source = {row["id"]: row for row in map(json.loads, Path("pool.jsonl").read_text().splitlines())}
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    marks = [row.pop("_selection") for row in rows]
+    assert len({row["id"] for row in rows}) == 12
+    assert all(row == source[row["id"]] for row in rows)
+    assert [mark["rank"] for mark in marks] == list(range(1, 13))
+    assert {mark["strategy"] for mark in marks} == {strategy}
+    how = read_json(out.with_suffix(".json"))
+    assert (how["n_rows"], how["budget"], how["seed"]) == (12, 12, 0)
+    if strategy == "directions":
+        assert [(mark["direction"], mark["sign"]) for mark in marks] == [(0, "+")] * 6 + [(2, "-")] * 6
+    first = files(tmp_path)
+    done(*command, "--out", out)
+    assert files(tmp_path) == first  # the same seed gives the same bytes
+    done(*command, "--out", out, "--seed", "1")
+    seeded = strategy in ("directions", "random", "human-balanced")
+    assert (files(tmp_path)["chosen.jsonl"] != first["chosen.jsonl"]) == seeded
+
+
+def test_train_then_evaluate_what_was_trained(work: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    command = ("train", work / "pool.jsonl", "--model", "embedded", "--preset", "embedded", "--trainer", "lean")
+    assert f"fine-tuned on {N_ROWS} rows" in done(*command, "--epochs", "1", "--out", out)
+    losses = read_json(out / "losses.json")
+    assert len(losses) == 5 and losses[-1] < losses[0]
+    assert load_model(out).weights_fingerprint != load_model("embedded").weights_fingerprint
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    done(*command, "--epochs", "1", "--out", out)
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    task = ("--task", "embedded:validation", "--task", work / "sums.jsonl")
+    shown = done("evaluate", "--model", out, *task, *SAMPLE, "--out", tmp_path / "ev")
+    assert [line.split(": ")[0] for line in shown.splitlines()] == ["embedded:validation", "sums.jsonl"]
+    samples = read_samples(tmp_path / "ev")
+    assert {name: len(records) for name, records in samples.items()} == {"embedded:validation": 16, "sums.jsonl": 8}
+    other_model = ("--steer", f"{work / 'basis'}:0+:0.5", "--out", tmp_path / "steered")
+    refused = skillbasis("evaluate", "--model", out, *task, *SAMPLE, *other_model)
+    assert refused.code == 1 and "the basis was found on model" in refused.err
+
+
+def test_train_with_adapters_by_trl_says_nothing_else(work: Path, tmp_path: Path) -> None:
+    jsonl(tmp_path / "few.jsonl", [{"prompt": f"What is {i} plus 1?", "response": f"{i + 1}"} for i in range(8)])
+    settings = ("--preset", "embedded", "--lora", "--epochs", "1", "--batch-size", "4", "--micro-batch-size", "4")
+    shown = done("train", tmp_path / "few.jsonl", "--model", "embedded", *settings, "--out", tmp_path / "tuned")
+    assert "fine-tuned on 8 rows" in shown
+    assert (tmp_path / "tuned" / "adapter_model.safetensors").exists()
+    done("evaluate", "--model", tmp_path / "tuned", "--task", "embedded", *SAMPLE, "--out", tmp_path / "ev")
+
+
+def test_evaluate_with_steering(work: Path, tmp_path: Path) -> None:
+    command = ("evaluate", "--model", "embedded", "--task", "embedded", *SAMPLE)
+
+    def responses(name: str, *options: str) -> list[str]:
+        shown = done(*command, *options, "--out", tmp_path / name)
+        figures = read_json(tmp_path / name / "summary.json")["tasks"]["embedded:test"]
+        assert (figures["n_problems"], figures["n_samples"]) == (8, 16)
+        assert shown.startswith(f"embedded:test: pass@1 {figures['pass@1']['mean']:.3f} [")
+        return [record["response"] for record in read_samples(tmp_path / name)["embedded:test"]]
+
+    basis = work / "basis"
+    plain = responses("plain")
+    assert responses("still", "--steer", f"{basis}:0+:0") == plain
+    strong = ("--steer-unit", "relative", "--steer-scope", "last-prompt")
+    assert responses("moved", "--steer", f"{basis}:0-:0.8", *strong) != plain
+    settings = read_json(tmp_path / "moved" / "summary.json")["settings"]["intervention"]
+    assert settings["basis"] == SkillBasis.load(basis).fingerprint
+    assert {key: settings[key] for key in ("direction", "alpha", "scope", "unit")} == {
+        "direction": "d0-",
+        "alpha": 0.8,
+        "scope": "last-prompt",
+        "unit": "relative",
+    }
+
+
+def test_grade_existing_responses(tmp_path: Path) -> None:
+    rows = [("so \\boxed{3}", "3"), ("\\boxed{1/2}", "0.5"), ("\\boxed{4}", "5"), ("no idea", "5")]
+    jsonl(tmp_path / "answers.jsonl", [{"id": f"r{i}", "response": r, "answer": a} for i, (r, a) in enumerate(rows)])
+    shown = done("grade", tmp_path / "answers.jsonl", "--out", tmp_path / "graded.parquet", "--workers", "1")
+    assert "4 rows, 2 correct" in shown
+    table = pq.read_table(tmp_path / "graded.parquet").to_pylist()
+    assert [(row["id"], row["correct"]) for row in table] == [("r0", True), ("r1", True), ("r2", False), ("r3", False)]
+
+
+def test_probe_pilots_the_named_directions(work: Path, tmp_path: Path) -> None:
+    pool, task = work / "pool.jsonl", work / "sums.jsonl"
+    sizes = ("--rows", "24", "--n-random", "1", "--rollouts", "1", "--max-tokens", "20", "--workers", "1")
+    command = ["probe", pool, "--scores", work / "scores.parquet", "--model", "embedded", "--task", task, *sizes]
+    command += ["--direction", "0+", "--direction", "1-", "--preset", "embedded", "--trainer", "lean"]
+    shown = done(*command, "--out", tmp_path / "probe")
+    assert re.search(r"^random: pass@1 .*^chosen: (0\+|1-)$", shown, re.MULTILINE | re.DOTALL)
+    outcome = read_json(tmp_path / "probe" / "probe.json")
+    assert sorted(entry["name"] for entry in outcome["directions"]) == ["0+", "1-"]
+
+
+def test_study_run_and_report_share_one_run_directory(work: Path, tmp_path: Path) -> None:
+    sampling = {"rollouts": 1, "max_tokens": 16}
+    recipe = {
+        "model": "embedded",
+        "corpus": str(work / "pool.jsonl"),
+        "activations": {"span": "response", "max_length": 128},
+        "basis": {"k": 2},
+        "training": {"preset": "embedded", "trainer": "lean", "epochs": 1},
+        "study": {
+            "task": str(work / "sums.jsonl"),
+            "arms": ["random", "directions"],
+            "directions": ["0+"],
+            "budget": 24,
+            "seeds": [0, 1],
+            "sampling": sampling,
+        },
+        "steer": {"task": str(work / "sums.jsonl"), "alphas": [0.3], "directions": ["0+"], "sampling": sampling},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    out = tmp_path / "run"
+    command = (tmp_path / "recipe.yaml", "--out", out, "--workers", "1")
+    study = skillbasis("study", *command)
+    assert study.code == 0, study.err
+    assert "directions" in study.out and study.out.endswith(f"report: {out / 'report.html'}\n")
+    assert re.findall(r"^(\w+): [\d.]+ s$", study.err, re.MULTILINE) == [
+        "corpus",
+        "activations",
+        "basis",
+        "interpret",
+        "study",
+    ]
+    assert not (out / "steer").exists()
+    whole = skillbasis("run", *command)
+    assert whole.code == 0, whole.err
+    assert (out / "steer" / "sweep.json").exists()
+    (out / "report.html").unlink()
+    assert done("report", out) == f"{out / 'report.html'}\n"
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+
+
+# Refusals
+
+EXTRACT = "extract {work}/pool.jsonl --model embedded --out {new}"
+SELECT = "select {work}/pool.jsonl --out {new}.jsonl --budget 5 --scores {work}/scores.parquet"
+TRAIN = "train {work}/pool.jsonl --model embedded --out {new}"
+EVALUATE = "evaluate --model embedded --out {new} --limit 2"
+PROBE = "probe {work}/pool.jsonl --scores {work}/scores.parquet --model embedded --task {work}/sums.jsonl --out {new}"
+INTERPRET = "interpret --basis {work}/basis --corpus {work}/pool.jsonl --out {new}"
+
+WORK_FAILED = {  # exit code 1
+    "extract {work}/empty.jsonl --model embedded --out {new}": r"empty.jsonl holds no usable row .*; give a corpus",
+    "extract {work}/malformed.jsonl --model embedded --out {new}": (
+        r"malformed.jsonl line 2: 'prompt' is a number, not text; fix the row or pass --on-bad-row skip"
+    ),
+    "extract {work}/not-json.jsonl --model embedded --out {new}": r"not-json.jsonl line 2: not valid JSON .*; fix the",
+    "extract {work}/twice.jsonl --model embedded --out {new}": (
+        r"twice.jsonl line 2: the id 'a' is already that of .*twice.jsonl line 1; fix the row"
+    ),
+    "extract {work}/garbage.parquet --model embedded --out {new}": r"garbage.parquet cannot be read as Parquet .*; copy",
+    EXTRACT + "/x --out {work}/file/x": r"file: (File exists|Not a directory); check the path",
+    EXTRACT + " --out {work}/file": r"file exists and is no activations directory, so it is left .*; choose another",
+    EXTRACT + " --out {work}/basis": r"basis exists and is no activations directory, so it is left .*; choose another",
+    "discover {work}/killed --out {new}": r"no activations directory at .*killed; its making was interrupted: run the",
+    "discover {work}/basis --out {new}": r"basis holds 'basis', not activations; give an activations directory",
+    "score {work}/acts --basis {work}/basis --out {work}/file/x": r"file: (File exists|Not a directory); check the path",
+    "score {work}/other.jsonl --model {llama} --basis {work}/basis --out {new}": (
+        r"the basis was found on model 'embedded' .*, not on '.*llama.*; give that model, or discover a basis of this"
+    ),
+    "score {work}/killed --basis {work}/basis --out {new}": r"its making was interrupted: run the command again",
+    "likelihood {work}/unanswered.jsonl --model embedded --out {new}": r"row 'a' has no response .*; drop such rows",
+    INTERPRET + " --scores {work}/garbage.parquet": r"garbage.parquet is no readable Parquet file .*; score again",
+    "interpret --basis {work}/basis --scores {work}/scores.parquet --corpus {work}/other.jsonl --out {new}": (
+        r"120 of 120 scored examples are not in the corpus, .*; give the corpus that was scored"
+    ),
+    "interpret --basis {other_basis} --scores {work}/scores.parquet --corpus {work}/pool.jsonl --out {new}": (
+        r"the scores were made with another basis .*; give that basis, or score again"
+    ),
+    SELECT + " --strategy random --basis {other_basis}": r"the scores were made with another basis .*; give that basis",
+    "select {work}/other.jsonl --scores {work}/scores.parquet --strategy random --budget 2 --out {new}.jsonl": (
+        r"3 of 3 rows have no score, the first is 'o0'; score the same corpus"
+    ),
+    SELECT + " --strategy low-nll --likelihood {work}/garbage.parquet": r"garbage.parquet is no readable Parquet file",
+    "select {work}/other.jsonl --likelihood {work}/nll.parquet --strategy low-nll --budget 2 --out {new}.jsonl": (
+        r"3 of 3 rows have no likelihood, the first is 'o0'; measure it"
+    ),
+    "train {work}/unanswered.jsonl --model embedded --out {new}": r"training row 1 has no response; .*drop them",
+    TRAIN + " --preset embedded --trainer lean --lr 1e36": r"training diverged: .*; lower the learning rate",
+    TRAIN + " --out {work}/acts": r"acts exists and is no model directory, so it is left .*; choose another",
+    EVALUATE + " --task {work}/unanswered.jsonl": r"row 1 \(id 'a'\) has no answer; a task needs one",
+    EVALUATE + " --task {work}/garbage.parquet": r"garbage.parquet cannot be read as Parquet .*; copy it again",
+    "grade {work}/garbage.parquet --out {new}": r"garbage.parquet cannot be read as JSONL or Parquet .*; mend or export",
+}
+
+WRONG_USE = {  # exit code 2
+    "extract {work}/none.jsonl --model embedded --out {new}": r"no corpus at .*none.jsonl.*; check the path",
+    "extract {work}/pool.jsnol --model embedded --out {new}": r"\(did you mean 'pool.jsonl'\?\); check the path",
+    "extract {work}/pool.jsonl --model {work}/nonsense --out {new}": (
+        r"nonsense' cannot be read as a transformers model: .*model type `nonsense`.*; give a model directory"
+    ),
+    "extract {work}/pool.jsonl --model {work}/none --out {new}": r"model directory .*none does not exist; give a local",
+    "extract {work}/pool.jsonl --model embeded --out {new}": r"'embeded' \(did you mean 'embedded'\?\) cannot be read",
+    "extract {work}/pool.jsonl --model {work}/corrupt --out {new}": (
+        r"corrupt' cannot be loaded: .*; look whether all its files came over whole"
+    ),
+    EXTRACT + " --layers 9": r"--layers names block 9, but the model has blocks 0 to 3",
+    EXTRACT + " --layers outer": r"--layers 'outer' is neither 'inner', 'all' nor a list",
+    EXTRACT + " --pooling avg": r"unknown pooling 'avg'; allowed are mean, last, max",
+    EXTRACT + " --span answers": r"unknown span 'answers'.*; allowed are all, prompt, response",
+    EXTRACT + " --dtype half": r"unknown dtype 'half'; allowed are auto",
+    EXTRACT + " --format csv": r"unknown format 'csv'; formats are messages",
+    EXTRACT + " --label-column subjct": r"has no column 'subjct'; its columns are id",
+    EXTRACT + " --on-bad-row ignore": r"--on-bad-row is 'stop' or 'skip', not 'ignore'",
+    EXTRACT + " --shuffle-seed 1": r"--shuffle-seed draws the sample that --limit asks for; give --limit",
+    "discover {work}/pool.jsonl --out {new}": r"is no directory of activations; give one, or a corpus together with --",
+    "discover {work}/acts --out {new} --k 0": r"k must be at least 1, not 0",
+    "discover {work}/acts --out {new} --k 121": r"k = 121 needs more than 121 rows, but the activations have 120",
+    "discover {work}/acts --out {new} --method sae": r"unknown method 'sae'; allowed is pca",
+    "score {work}/acts --basis {work}/none --out {new}": r"there is no basis at .*none; make one with skillbasis disc",
+    "score {work}/acts --basis {work}/basis --out {work}": r"--out .* is a directory; give the name of a file",
+    INTERPRET + " --scores {work}/none.parquet": r"there is no score file at .*none.parquet; make it with skillbasis",
+    INTERPRET + " --scores {work}/nll.parquet": r"nll.parquet is no table of scores: columns id, d0",
+    INTERPRET + " --scores {work}/scores.parquet --by size": r"by='size' is not one of cosine, projection, raw_cosine",
+    SELECT + " --strategy randon": r"unknown strategy 'randon' \(did you mean 'random'\?\); allowed are directions",
+    SELECT + " --strategy random --budget 121": r"the budget of 121 rows is above the pool of 120; choose a smaller",
+    SELECT + " --strategy random --budget 0": r"the budget must be at least 1 row, not 0",
+    SELECT + " --strategy random --out {new}.txt": r"new.txt is no .jsonl file; .* change the name",
+    SELECT + " --strategy random --rank-by size": r"--rank-by is 'cosine' or 'projection', not 'size'",
+    SELECT + " --strategy directions": r"this strategy needs directions; give --direction 3\+",
+    SELECT + " --strategy directions --direction up": r"'up' is no signed direction; write a number and a sign",
+    SELECT + " --strategy directions --direction 3+": r"direction 3 does not exist; the scores have 0 to 2",
+    "select {work}/pool.jsonl --strategy directions --direction 0+ --budget 2 --out {new}.jsonl": (
+        r"this strategy needs scores; make them with skillbasis score and give --scores"
+    ),
+    SELECT + " --strategy low-nll": r"this strategy needs likelihoods; give --model, or --likelihood",
+    SELECT + " --strategy directions+likelihood --direction 0+": r"this strategy needs likelihoods; give --model, or",
+    SELECT + " --strategy low-nll --likelihood {work}/none": r"no table of likelihoods at .*; make it with skillbasis",
+    "select {work}/other.jsonl --strategy human-balanced --budget 2 --out {new}.jsonl": (
+        r"human-balanced needs labels, and the corpus has none; name a column with --label-column"
+    ),
+    TRAIN + " --preset reasonign": r"unknown preset 'reasonign' \(did you mean 'reasoning'\?\); allowed are reasoning",
+    TRAIN + " --trainer slim": r"unknown trainer 'slim'; allowed are trl, lean",
+    TRAIN + " --lr 0": r"learning_rate must be above 0, not 0.0",
+    TRAIN + " --batch-size 3": r"batch_size 3 is no multiple of micro_batch_size 2; choose one that is",
+    TRAIN + " --trainer lean --lora": r"the lean trainer trains all weights; use trainer 'trl' for LoRA",
+    EVALUATE + " --task embeded": r"unknown task 'embeded' \(did you mean 'embedded'\?\); give one of embedded",
+    EVALUATE + " --task embedded --task embedded:test": r"tasks must be different, got embedded:test, embedded:test",
+    EVALUATE + " --task embedded --backend vlm": r"unknown backend 'vlm'; allowed is hf",
+    EVALUATE + " --task embedded --max-tokens 9999": r"exceeds the context of 2048 tokens; lower --max-tokens",
+    EVALUATE + " --task embedded --rollouts 0": r"rollouts, max_tokens and batch_size must be at least 1",
+    EVALUATE + " --task embedded --temperature -1": r"temperature must be a finite number of 0 or more, not -1.0",
+    EVALUATE + " --task embedded --steer {work}/basis:0+": r"is not of the form BASIS:DIRECTION:ALPHA, such as",
+    EVALUATE + " --task embedded --steer {work}/basis:9+:1": r"direction 9 does not exist; the basis has 0 to 2",
+    EVALUATE + " --task embedded --steer {work}/basis:0+:1 --steer-scope answer": r"unknown scope 'answer'.*; allowed",
+    EVALUATE + " --task embedded --steer {work}/basis:0+:1 --steer-unit mile": r"unknown unit 'mile'.*; allowed are",
+    EVALUATE + " --task embedded --steer-scope prompt": r"say how to steer; give --steer too, or leave them out",
+    "grade {work}/none.jsonl --out {new}": r"there is no file .*none.jsonl; check the path",
+    "grade {work}/other.jsonl --out {new}": r"there is no column 'answer' .*; rename yours",
+    PROBE + " --trainer slim": r"unknown trainer 'slim'; allowed are trl, lean",
+    PROBE + " --preset slim": r"unknown preset 'slim'.*; allowed are reasoning",
+    PROBE + " --rows 121": r"the budget of 121 rows is above the pool of 120; choose a smaller one",
+    PROBE + " --direction 3+": r"direction 3 does not exist; the scores have 0 to 2",
+    "run {work}/misspelt.yaml --out {new}": r"unknown key 'basis.kk' \(did you mean 'k'\?\)",
+    "study {work}/misspelt.yaml --out {new}": r"unknown key 'basis.kk' \(did you mean 'k'\?\)",
+    "run {work}/none.yaml --out {new}": r"there is no recipe at .*none.yaml; check the path",
+    "run {work} --out {new}": r"there is no recipe at .*; check the path",
+    "run {recipe} --out {work}/basis": r"basis holds an artifact of its own and is no run directory; choose another",
+    "report {work}/none": r"there is no run directory at .*none; check the path",
+    "report {work}/killed.partial": r"killed.partial holds nothing to report .*; give the output directory",
+    "world train --out {new} --variant odd": r"--variant is 'plain' or 'null', not 'odd'",
+    "world pool --models {work}/none --out {new}": r"model directory .* does not exist",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [(command, 1, message) for command, message in WORK_FAILED.items()]
+    + [(command, 2, message) for command, message in WRONG_USE.items()],
+)
+def test_a_refusal_is_one_sentence_with_its_exit_code(
+    command: str, code: int, message: str, work: Path, tmp_path: Path, model_path: Callable[..., Path]
+) -> None:
+    paths = {"work": work, "new": tmp_path / "new", "recipe": tmp_path / "recipe.yaml"}
+    if "{recipe}" in command:
+        paths["recipe"].write_text(yaml.safe_dump({"model": "embedded", "corpus": str(work / "pool.jsonl")}))
+    if "{llama}" in command:
+        paths["llama"] = model_path("llama")
+    if "{other_basis}" in command:
+        paths["other_basis"] = tmp_path / "other-basis"
+        done("discover", work / "acts", "--out", paths["other_basis"], "--k", "3", "--normalize-blocks")
+    before = files(work / "basis")
+    result = skillbasis(*(word.format(**paths) for word in command.split()))
+    assert (result.code, result.out) == (code, ""), result.err
+    assert re.fullmatch(r"error: [^\n]+\n", result.err), result.err
+    assert re.search(message, result.err), result.err
+    assert not any(paths["new"].parent.glob("new*")) or "diverged" in message or code == 1
+    assert files(work / "basis") == before
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "Usage: skillbasis"),
+        ("extrat", "No such command 'extrat'"),
+        ("extract embedded --model embedded", "Missing option '--out'"),
+        (EXTRACT + " --nope", "No such option: --nope"),
+        (EXTRACT + " --limit few", "Invalid value for '--limit'"),
+        (EXTRACT + " --limit 0", "Invalid value for '--limit'"),
+        (EXTRACT + " --limit 5 --shuffle-seed -1", "Invalid value for '--shuffle-seed'"),
+        (SELECT + " --strategy random --seed -1", "Invalid value for '--seed'"),
+        (EVALUATE + " --task embedded --limit -3", "Invalid value for '--limit'"),
+        (PROBE + " --workers 0", "Invalid value for '--workers'"),
+    ],
+)
+def test_wrong_use_of_the_command_line_is_2(command: str, message: str, work: Path, tmp_path: Path) -> None:
+    result = skillbasis(*(word.format(work=work, new=tmp_path / "new") for word in command.split()))
+    assert result.code == 2
+    assert message in result.out + result.err and "Traceback" not in result.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_debug_shows_where_an_error_comes_from(work: Path, tmp_path: Path) -> None:
+    command = ("extract", work / "empty.jsonl", "--model", "embedded", "--out", tmp_path / "new")
+    plain, debug = skillbasis(*command), skillbasis(*command, "--debug")
+    assert plain.code == debug.code == 1
+    assert "Traceback" not in plain.err and plain.err.startswith("error: ")
+    assert debug.err.startswith("Traceback") and "load_corpus" in debug.err and "CorpusError: " in debug.err
+    assert skillbasis("--debug", "report", tmp_path / "none").code == 2
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named like torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("surprise"), r"KeyError: 'surprise'; this is unforeseen: run again with --debug and report it"),
+        (OutOfMemoryError("CUDA out of memory"), r"out of memory \(CUDA .*\); take a lower --batch-tokens"),
+        (OSError(28, "No space left on device", "/data/x"), r"/data/x: No space left on device; check .* the room on"),
+        (ValueError("two\nlines"), r"ValueError: two lines; this is unforeseen"),
+    ],
+)
+def test_what_nobody_foresaw_is_one_sentence_too(
+    error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("skillbasis.report.write_report", fail)
+    result = skillbasis("report", tmp_path)
+    assert result.code == 1
+    assert re.fullmatch(rf"error: {message}[^\n]*\n", result.err), result.err
+
+
+# As a process of its own
+
+
+def in_process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", START, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_exit_code_reaches_the_shell(work: Path, tmp_path: Path) -> None:
+    for code, arguments in (
+        (0, ("report", "--help")),
+        (1, ("extract", work / "empty.jsonl", "--model", "embedded", "--out", tmp_path / "new")),
+        (2, ("report", tmp_path / "none")),
+    ):
+        process = in_process(*arguments)
+        assert process.returncode == code, process.stderr
+        assert (process.stderr == "") == (code == 0)
+        assert "Traceback" not in process.stderr
+
+
+def test_help_is_there_at_once_and_loads_nothing_heavy() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        assert in_process("--help").returncode == 0
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(5)) < 0.5  # the best of five: other jobs may share the cores
+    heavy = ("torch", "transformers", "datasets", "pandas", "pyarrow", "scipy", "sklearn", "plotly", "numpy")
+    script = f"import sys, atexit; atexit.register(lambda: print({heavy!r} & sys.modules.keys())); {START}"
+    script = script.replace(f"{heavy!r} &", f"set({heavy!r}) &")
+    process = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "set()"
+
+
+def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "acts"
+    arguments = ["extract", "embedded", "--model", "embedded", "--out", str(out), "--batch-tokens", "64"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "acts.partial").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.decode() == "interrupted; run the same command again to go on\n"
+    assert not out.exists()

@@ -41,5 +41,10 @@ world: $(READY)
 	$(BIN)/skillbasis world pool --models runs/world/seed-0 --out runs/world/pool.jsonl.gz
 	$(BIN)/skillbasis world ship --models runs/world/seed-0 --pool runs/world/pool.jsonl.gz
 
+# The pages of docs/ as a site under build/docs; a broken link is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
 clean:
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache

@@ -32,6 +32,13 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def array_fingerprint(values: np.ndarray) -> str:
+    """SHA-256 (first 16 hex digits) of an array's shape and bytes."""
+    digest = hashlib.sha256(str(values.shape).encode())
+    digest.update(values.tobytes())
+    return digest.hexdigest()[:16]
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import statistics
-from .artifact import building, is_current, read_json, write_json
+from .artifact import array_fingerprint, building, is_current, read_json, write_json
 from .cells import Cell, CellResult, CellSettings, Rows, run_cells
 from .corpus import Corpus
 from .errors import SkillbasisError, UsageError
@@ -92,7 +92,7 @@ def probe(
         "weights_fingerprint": base_fingerprint,
         "corpus_fingerprint": corpus.fingerprint,
         "selection": asdict(candidates.settings),
-        "scores": statistics.nan_to_none(candidates.scores.values[:100].round(6)),
+        "scores": array_fingerprint(candidates.scores.values),
     }
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "probe.json"))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import statistics
-from .artifact import building, is_current, read_json, write_json
+from .artifact import array_fingerprint, building, is_current, read_json, write_json
 from .cells import Cell, CellResult, CellSettings, run_cells
 from .corpus import Corpus, write_selection
 from .errors import SkillbasisError, UsageError
@@ -73,12 +73,8 @@ def study(
         "weights_fingerprint": base_fingerprint,
         "corpus_fingerprint": corpus.fingerprint,
         "selection": asdict(candidates.settings),
-        "scores": None
-        if candidates.scores is None
-        else statistics.nan_to_none(candidates.scores.values[:100].round(6)),
-        "likelihood": None
-        if candidates.likelihood is None
-        else statistics.nan_to_none(candidates.likelihood.mean_nll[:100].round(6)),
+        "scores": array_fingerprint(candidates.scores.values) if candidates.scores else None,
+        "likelihood": array_fingerprint(candidates.likelihood.mean_nll) if candidates.likelihood else None,
     }
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "summary.json"))

@@ -1,0 +1,57 @@
+"""The README is true: its folders exist and are all there, its commands and options exist, its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from skillbasis.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[list[str]]:
+    """Every `skillbasis ...` line of the README's code blocks, continued lines joined, comments dropped."""
+    blocks = re.findall(r"```\w*\n(.*?)```", README, re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("skillbasis ")]
+
+
+def test_every_folder_has_its_line() -> None:
+    listed = set(re.findall(r"^\| `([^`]+)` \|", README, re.MULTILINE))
+    packages = {
+        str(path.parent.relative_to(ROOT))
+        for path in (ROOT / "src" / "skillbasis").glob("*/*.py")
+        if "data" not in path.parts
+    }
+    others = {"recipes", "benchmarks", "docs", "tests"}
+    assert listed == packages | others
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=lambda arguments: arguments[0])
+def test_every_command_and_option_exists(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, [arguments[0], "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    for option in (argument for argument in arguments if re.match(r"--[a-z]", argument)):
+        assert option in result.output, option
+
+
+def test_the_python_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code is not None
+    names: dict[str, object] = {}
+    exec(code[1].replace("limit=2000", "limit=200"), names)
+    assert len(names["rows"]) == 100  # type: ignore[arg-type]
+
+
+def test_the_first_two_commands_are_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test", "test-all", "check", "bench", "world", "docs"):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert README.index("make demo") < README.index("make test")

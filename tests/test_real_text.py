@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from conftest import files
 from skillbasis import cli
@@ -37,15 +38,22 @@ MODELS = {"embedded": 128, "qwen2": 32, "mistral": 32, "llama": 32}
 """Name and hidden size; each has four blocks."""
 
 
-def done(*arguments: str | Path) -> str:
-    """Runs a command that must succeed and say nothing on stderr; returns what it printed."""
+def shell(*arguments: str | Path) -> tuple[str, str]:
+    """Runs a command that must succeed; returns what it printed, on stdout and on stderr."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["skillbasis", *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
             cli.main()
-    assert (left.value.code, err.getvalue()) == (0, "")
-    return out.getvalue()
+    assert left.value.code == 0, err.getvalue()
+    return out.getvalue(), err.getvalue()
+
+
+def done(*arguments: str | Path) -> str:
+    """Runs a command that must say nothing on stderr; returns what it printed."""
+    out, err = shell(*arguments)
+    assert err == ""
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +177,15 @@ def test_the_same_commands_give_the_same_bytes(reading: Reading, tmp_path: Path)
     assert select(reading, tmp_path / "a.jsonl", "random", 30, "--seed", "7") == select(
         reading, tmp_path / "b.jsonl", "random", 30, "--seed", "7"
     )
+
+
+def test_the_shipped_recipe_can_read_the_longest_rows(source: list[dict[str, Any]], tmp_path: Path) -> None:
+    longest = sorted(source, key=lambda row: -len(row["problem"]))[:24]
+    (tmp_path / "longest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in longest))
+    recipe = yaml.safe_load((Path(__file__).resolve().parents[1] / "recipes" / "real-text.yaml").read_text())
+    assert CORPUS.name == recipe["corpus"]["source"]
+    recipe["corpus"]["source"] = str(tmp_path / "longest.jsonl")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    out, _ = shell("run", tmp_path / "recipe.yaml", "--out", tmp_path / "run")
+    assert out == f"report: {tmp_path / 'run' / 'report.html'}\n"
+    assert "math-test-375" in ActivationStore.open(tmp_path / "run" / "activations").ids

@@ -25,7 +25,7 @@ class Watcher(Protocol):
 class MemoryMeter:
     """Samples the resident memory of this process and its children in a thread."""
 
-    def __init__(self, interval_s: float = 0.2) -> None:
+    def __init__(self, interval_s: float = 0.5) -> None:
         import psutil
 
         self._process = psutil.Process()

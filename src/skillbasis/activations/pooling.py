@@ -65,6 +65,7 @@ def _tokenize(rows: Sequence[dict[str, Any]], lm: LanguageModel, span: Span, max
         return_offsets_mapping=True,
         return_special_tokens_mask=True,
         return_attention_mask=False,
+        verbose=False,  # what is longer than the model's context is cut below, so there is nothing to warn of
     )
     tokenized = []
     columns = (encoded[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))

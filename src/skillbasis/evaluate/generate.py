@@ -115,7 +115,7 @@ def end_token_ids(lm: LanguageModel) -> list[int]:
 
 def _encode(lm: LanguageModel, prompt: Prompt) -> list[int]:
     text = row_text(prompt.messages, "", lm.tokenizer)
-    return list(lm.tokenizer(text.text, add_special_tokens=text.add_special_tokens)["input_ids"])
+    return list(lm.tokenizer(text.text, add_special_tokens=text.add_special_tokens, verbose=False)["input_ids"])
 
 
 def _uniforms(prompt_ids: Sequence[str], settings: SamplingSettings) -> np.ndarray:

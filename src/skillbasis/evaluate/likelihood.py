@@ -95,11 +95,15 @@ def measure_likelihood(
             for i, p, r in zip(columns["id"], columns["prompt"], columns["response"], strict=True)
         ]
         tokenized = tokenize_rows(rows, lm, "response", max_length)
+        empty = [row.id for row in tokenized if not row.pooled[1:].any()]  # nothing predicts the first token
+        if empty:
+            remedy = "raise --max-length, or drop" if max_length < lm.context_length else "drop"
+            raise SkillbasisError(
+                f"row {empty[0]!r} has no response within {max_length} tokens ({len(empty)} such rows so far); "
+                f"{remedy} such rows"
+            )
         for indices in token_batches([row.n_tokens for row in tokenized], batch_tokens):
             batch = [tokenized[i] for i in indices]
-            empty = [row.id for row in batch if not row.pooled[1:].any()]  # nothing predicts the first token
-            if empty:
-                raise SkillbasisError(f"row {empty[0]!r} has no response within {max_length} tokens; drop such rows")
             input_ids, attention, response = (torch.from_numpy(array).to(lm.device) for array in pad_batch(batch, 0))
             padding = lm.right_padding(attention)
             predicted = response[:, 1:]  # (rows, tokens - 1): the token at t is predicted at t - 1

@@ -48,9 +48,13 @@ def tokenize_examples(
     texts = [row_text(prompt, response, lm.tokenizer) for prompt, response in rows]
     examples = []
     prompts = lm.tokenizer(
-        [text.prompt_text for text in texts], add_special_tokens=texts[0].add_special_tokens if texts else True
+        [text.prompt_text for text in texts],
+        add_special_tokens=texts[0].add_special_tokens if texts else True,
+        verbose=False,  # what is too long is cut below, so there is nothing to warn of
     )["input_ids"]
-    responses = lm.tokenizer([_without_end(text, lm) for text in texts], add_special_tokens=False)["input_ids"]
+    responses = lm.tokenizer([_without_end(text, lm) for text in texts], add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
     for number, (prompt_ids, response_ids) in enumerate(zip(prompts, responses, strict=True), 1):
         if not response_ids or len(prompt_ids) >= max_length:
             raise SkillbasisError(

@@ -44,7 +44,7 @@ def terminal_table(run: Path) -> Table:
         padding=(0, 1, 0, 0),
     )
     metrics = _shown_metrics(study.metric_names)
-    table.add_column("arm", style="bold", overflow="fold", min_width=16)
+    table.add_column("arm", style="bold", overflow="fold", min_width=14)
     for metric in metrics:
         table.add_column(metric, justify="right", no_wrap=True)
     table.add_column("vs random", justify="right", no_wrap=True)
@@ -77,7 +77,8 @@ def _verdict(study: Study, name: str, arm: Arm) -> str:
     """The recorded verdict in a word or two; else why there is none."""
     if name in study.verdicts and arm.status == "done":
         sentence = study.verdicts[name]
-        return next((words for words in ("better", "worse", "not separated") if f"is {words}" in sentence), sentence)
+        words = {"is better": "better", "is worse": "worse", "is not separated": "undecided"}
+        return next((word for phrase, word in words.items() if phrase in sentence), sentence)
     if arm.status != "done":
         return why_missing(arm)
     reasons = [f"{metric}: {show(arm.metric(metric), arm).reason}" for metric in study.metric_names]

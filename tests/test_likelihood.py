@@ -13,6 +13,7 @@ from skillbasis.corpus import Corpus, load_corpus
 from skillbasis.errors import ArtifactError, SkillbasisError, UsageError
 from skillbasis.evaluate.likelihood import Likelihood, measure_likelihood
 from skillbasis.lm import LanguageModel
+from skillbasis.select import Candidates, select
 from tiny import CONTEXT, TEMPLATE, tiny_lm
 
 ROWS = [
@@ -70,9 +71,16 @@ def test_a_response_is_cut_at_max_length(tmp_path: Path) -> None:
     assert likelihood.mean_nll[1] == pytest.approx(np.mean(nll), rel=1e-5)
 
 
-def test_a_row_without_a_response_within_max_length_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SkillbasisError, match="row 'r1' has no response within 12 tokens"):
-        measure_likelihood(corpus_of(tmp_path), tiny_lm(), max_length=12)
+def test_a_row_without_a_response_within_max_length_is_marked_and_ranks_last(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path)
+    likelihood = measure_likelihood(corpus, tiny_lm(), max_length=12)
+    unread = likelihood.n_tokens == 0
+    assert unread.any() and not unread.all()
+    np.testing.assert_array_equal(np.isnan(likelihood.mean_nll), unread)
+    rows = select(Candidates.of(corpus, likelihood=likelihood), "low-nll", len(corpus), seed=0)
+    assert {row.id for row in rows[-unread.sum() :]} == {corpus.ids[i] for i in np.flatnonzero(unread)}
+    with pytest.raises(SkillbasisError, match="no row has a response within 2 tokens; raise --max-length"):
+        measure_likelihood(corpus, tiny_lm(), max_length=2)
 
 
 def test_a_model_that_gives_nan_is_reported_with_the_row(tmp_path: Path) -> None:

@@ -176,7 +176,11 @@ def likelihood(
             on_progress=lambda done, n, tokens: tick(done, n, f"{tokens:,} tokens"),
         )
     table.save(out)
-    print(f"{out}: {len(table.ids)} rows, mean NLL {table.mean_nll.mean():.3f} nats per token")
+    measured = table.mean_nll[table.n_tokens > 0]
+    cut = (
+        f", {len(table.ids) - len(measured)} rows without a response in reach" if len(measured) < len(table.ids) else ""
+    )
+    print(f"{out}: {len(table.ids)} rows{cut}, mean NLL {measured.mean():.3f} nats per token")
 
 
 def interpret(

@@ -23,7 +23,7 @@ class Likelihood:
 
     ids: list[str]
     mean_nll: np.ndarray
-    """(n,) float64, mean over response tokens, in nats."""
+    """(n,) float64, mean over response tokens, in nats; NaN where no response was read."""
     max_nll: np.ndarray
     """(n,) float64, of the least likely response token."""
     n_tokens: np.ndarray
@@ -80,13 +80,16 @@ def measure_likelihood(
 ) -> Likelihood:
     """Measures the likelihood of every response of a corpus under a model.
 
-    Raises: SkillbasisError: a row has no response within max_length, or the model gives no finite number for it.
+    A row of which no response token is left within max_length has NaN and 0 tokens; selections rank it last.
+
+    Raises: SkillbasisError: no row has a response within max_length, or the model gives no finite number for one.
     Cost: one forward pass; logits only of batch_tokens tokens at a time.
     """
     import torch
 
     max_length = min(max_length, lm.context_length)
-    mean_nll, max_nll, n_tokens = (np.full(len(corpus), np.nan) for _ in range(3))
+    mean_nll, max_nll = np.full(len(corpus), np.nan), np.full(len(corpus), np.nan)
+    n_tokens = np.zeros(len(corpus), dtype=np.int64)
     n_done, n_read = 0, 0
     for start in range(0, len(corpus), _CHUNK_ROWS):
         columns = corpus.rows[start : start + _CHUNK_ROWS]
@@ -95,14 +98,10 @@ def measure_likelihood(
             for i, p, r in zip(columns["id"], columns["prompt"], columns["response"], strict=True)
         ]
         tokenized = tokenize_rows(rows, lm, "response", max_length)
-        empty = [row.id for row in tokenized if not row.pooled[1:].any()]  # nothing predicts the first token
-        if empty:
-            remedy = "raise --max-length, or drop" if max_length < lm.context_length else "drop"
-            raise SkillbasisError(
-                f"row {empty[0]!r} has no response within {max_length} tokens ({len(empty)} such rows so far); "
-                f"{remedy} such rows"
-            )
-        for indices in token_batches([row.n_tokens for row in tokenized], batch_tokens):
+        answered = [i for i, row in enumerate(tokenized) if row.pooled[1:].any()]  # nothing predicts the first token
+        n_done += len(tokenized) - len(answered)
+        for places in token_batches([tokenized[i].n_tokens for i in answered], batch_tokens):
+            indices = [answered[place] for place in places]
             batch = [tokenized[i] for i in indices]
             input_ids, attention, response = (torch.from_numpy(array).to(lm.device) for array in pad_batch(batch, 0))
             padding = lm.right_padding(attention)
@@ -125,10 +124,12 @@ def measure_likelihood(
                     f"the model gives NaN or infinity for row {batch[broken.index(True)].id!r}; try --dtype float32, "
                     "or drop the row"
                 )
-            places = [start + i for i in indices]
-            mean_nll[places], max_nll[places] = mean.double().cpu(), largest.double().cpu()
-            n_tokens[places] = counts.cpu()
+            where = [start + i for i in indices]
+            mean_nll[where], max_nll[where] = mean.double().cpu(), largest.double().cpu()
+            n_tokens[where] = counts.cpu()
             n_done, n_read = n_done + len(batch), n_read + sum(row.n_tokens for row in batch)
             if on_progress:
                 on_progress(n_done, len(corpus), n_read)
-    return Likelihood(corpus.ids, mean_nll, max_nll, n_tokens.astype(np.int64))
+    if not n_tokens.any():
+        raise SkillbasisError(f"no row has a response within {max_length} tokens; raise --max-length")
+    return Likelihood(corpus.ids, mean_nll, max_nll, n_tokens)

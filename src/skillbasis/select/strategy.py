@@ -99,10 +99,13 @@ class Candidates:
 
     @property
     def mean_nll(self) -> np.ndarray:
-        """(n,) mean negative log-likelihood of each response. Raises: UsageError: not measured."""
+        """(n,) mean negative log-likelihood of each response; infinite where none was read, so ranked last.
+
+        Raises: UsageError: not measured.
+        """
         if self.likelihood is None:
             raise UsageError("this strategy needs likelihoods; give --model, or --likelihood with a measured table")
-        return self.likelihood.mean_nll
+        return np.nan_to_num(self.likelihood.mean_nll, nan=np.inf)  # type: ignore[no-any-return]
 
 
 Strategy = Callable[[Candidates, int, np.random.Generator], list[SelectedRow]]

@@ -60,6 +60,7 @@ def main() -> None:
         return
 
     from skillbasis.artifact import write_json
+    from skillbasis.engine import machine
 
     record = {
         "what": "speed on the embedded reasoner; seconds are medians of repeated runs",
@@ -255,23 +256,6 @@ def peak_rss_mb() -> int:
     """Largest resident memory of this process so far, in 10^6 bytes (Linux counts KiB, macOS bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6)
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory in GiB, system."""
-    import psutil
-
-    from skillbasis.engine import n_cores
-
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": named[0] if named else platform.processor() or platform.machine(),
-        "cores": n_cores(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def versions() -> dict[str, str]:

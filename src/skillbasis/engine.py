@@ -24,6 +24,24 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, memory in GiB, system."""
+    import platform
+    from pathlib import Path
+
+    import psutil
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": named[0] if named else platform.processor() or platform.machine(),
+        "cores": n_cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
 def map_jobs(
     make_worker: Callable[..., Callable[[Job], Result]],
     arguments: tuple[Any, ...],

@@ -25,8 +25,8 @@ from .interpret import describe_basis, write_description
 from .lm import LanguageModel, load_model, parse_layers
 from .probe import ProbeSettings, probe
 from .recipe import Recipe, SamplingBlock, TrainingBlock
-from .select import Candidates, SelectionSettings, parse_direction
-from .select.strategy import NEEDS_DIRECTIONS, NEEDS_LIKELIHOOD, SignedDirection
+from .select import Candidates, SelectionSettings, SignedDirection, parse_direction
+from .select.strategy import NEEDS_DIRECTIONS, NEEDS_LIKELIHOOD
 from .stages import Run, Watcher
 from .steer.sweep import SweepSettings, sweep
 from .study import StudySettings, study

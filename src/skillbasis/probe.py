@@ -18,8 +18,7 @@ from .artifact import array_fingerprint, building, is_current, read_json, write_
 from .cells import Cell, CellResult, CellSettings, Rows, run_cells
 from .corpus import Corpus
 from .errors import SkillbasisError, UsageError
-from .select import Candidates, select
-from .select.strategy import SignedDirection
+from .select import Candidates, SignedDirection, select
 
 KIND = "probe"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from .artifact import MANIFEST, read_json, write_json
+from .engine import machine
 from .recipe import Recipe
 
 Result = TypeVar("Result")
@@ -102,6 +103,7 @@ class Run:
             "corpus": recipe.corpus.source,
             "seed": recipe.seed,
             "versions": _versions(),
+            "machine": machine(),
             "stages": self.stages,
             "warnings": self.warnings,
             "settings": recipe.model_dump(mode="json"),

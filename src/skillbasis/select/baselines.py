@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from ..corpus import SelectedRow
 from ..errors import UsageError
+from .candidates import Candidates
 from .directions import quotas
-
-if TYPE_CHECKING:
-    from .strategy import Candidates
 
 
 def random_rows(candidates: Candidates, budget: int, rng: np.random.Generator) -> list[SelectedRow]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..corpus import SelectedRow
-
-if TYPE_CHECKING:
-    from .strategy import Candidates
+from .candidates import Candidates
 
 
 def quotas(budget: int, n_parts: int) -> list[int]:

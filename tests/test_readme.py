@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -55,3 +56,33 @@ def test_the_first_two_commands_are_targets_of_the_makefile() -> None:
     for target in ("demo", "test", "test-all", "check", "bench", "world", "docs"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert README.index("make demo") < README.index("make test")
+
+
+def test_the_table_is_that_of_the_committed_result() -> None:
+    study = json.loads((ROOT / "docs/results/demo/study.json").read_text(encoding="utf-8"))
+    for arm, entry in study["arms"].items():
+        cells = [
+            f"{100 * e['mean']:.1f} [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
+            for e in (entry["pass@1"], entry["pass@4"])
+        ]
+        assert f"| {arm} | {cells[0]} | {cells[1]} |" in README
+    for row in study["paired"]:
+        if row["b"] == "random" and row["metric"] == "pass@1":
+            shown = f"{100 * row['mean']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+            assert re.search(rf"^\| {re.escape(row['a'])} .*{re.escape(shown)} \|$", README, re.MULTILINE)
+    run = json.loads((ROOT / "docs/results/demo/run.json").read_text(encoding="utf-8"))
+    for stage in run["stages"]:
+        if stage["seconds"] >= 1:
+            line = f"| {stage['name']} | {stage['seconds']:.0f} | {stage['peak_memory_mb'] / 1000:.1f} |"
+            assert line in README
+
+
+def test_the_committed_result_is_of_the_shipped_recipe_and_reasoner() -> None:
+    from skillbasis.artifact import read_json
+    from skillbasis.recipe import load_recipe
+    from skillbasis.world.assets import demo_recipe_path, record_path
+
+    results = ROOT / "docs/results/demo"
+    assert read_json(results / "run.json")["settings"] == load_recipe(demo_recipe_path()).model_dump(mode="json")
+    fingerprint = read_json(record_path())["weights_fingerprint"]
+    assert read_json(results / "study.json")["settings"]["weights_fingerprint"] == fingerprint

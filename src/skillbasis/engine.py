@@ -144,10 +144,10 @@ def _portable(error: Exception) -> Exception:
 
     An exception whose constructor wants more than its message fails there, and takes the pool with it.
     """
-    import pickle
+    from multiprocessing.reduction import ForkingPickler
 
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 (nothing from outside)
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:
         return SkillbasisError(f"{type(error).__name__}: {error}")
     return error

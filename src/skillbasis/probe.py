@@ -137,6 +137,44 @@ def probe(
     return dict(read_json(out / "probe.json"))
 
 
+def between_pilots(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """Variance of pass@1 between pilots of one kind on the same problems, pooled over kinds, and degrees of freedom.
+
+    Returns: (0, 0) where no kind has two pilots.
+    """
+    several = [group for group in groups if len(group) > 1]
+    n_free = sum(len(group) - 1 for group in several)
+    squares = sum(float(np.square(np.asarray(group) - np.mean(group)).sum()) for group in several)
+    return (squares / n_free, n_free) if n_free else (0.0, 0)
+
+
+def with_pilot_variance(
+    difference: statistics.Difference, between: tuple[float, int], scale: float, level: float = 0.95
+) -> statistics.Difference:
+    """Widens a difference over problems by the variance between pilots: another draw of rows would train another model.
+
+    Args:
+        difference: paired over problems.
+        between: variance between pilots and its degrees of freedom.
+        scale: 1 / pilots of one side + 1 / pilots of the other.
+    Returns: the interval and p-value by Student's t with Satterthwaite's degrees of freedom.
+    Source: Satterthwaite 1946, for the sum of two estimated variances.
+    """
+    from scipy.stats import t
+
+    variance, n_free = between
+    if n_free == 0 or not difference.se > 0:
+        return difference
+    pilots = variance * scale
+    total = difference.se**2 + pilots
+    n = total**2 / (difference.se**4 / (difference.n - 1) + pilots**2 / n_free)
+    se, quantile = total**0.5, float(t.ppf((1 + level) / 2, n))
+    p_value = float(2 * t.sf(abs(difference.mean) / se, n))
+    detectable = se * (float(t.ppf(0.975, n)) + float(t.ppf(0.8, n)))
+    low, high = difference.mean - quantile * se, difference.mean + quantile * se
+    return replace(difference, low=low, high=high, se=se, p_value=p_value, minimum_detectable=detectable)
+
+
 def _judge(
     results: dict[str, CellResult],
     signed: Sequence[SignedDirection],
@@ -150,6 +188,11 @@ def _judge(
         failed = next((r for r in results.values() if r.result is None), None)
         raise SkillbasisError(f"no pilot can be compared; the first failure: {failed.reason if failed else 'none ran'}")
     random = np.mean([control.pass_at_k(1) for control in succeeded], axis=0)  # (problems,)
+    groups = [[float(control.pass_at_k(1).mean()) for control in succeeded]]
+    for direction in finalists:
+        again = [results[f"pilots/{name_of(direction)}/{repeat}"] for repeat in range(1, 1 + settings.n_repeats)]
+        groups.append([float(pilot.pass_at_k(1).mean()) for pilot in again if pilot.result is not None])
+    between = between_pilots(groups)
     table: list[dict[str, Any]] = []
     p_values = []
     for direction in signed:
@@ -162,8 +205,11 @@ def _judge(
             table.append(entry | {"status": "failed", "reason": pilots[0].reason})
             p_values.append(float("nan"))
             continue
-        values = np.mean([pilot.pass_at_k(1) for pilot in done], axis=0)
-        difference = statistics.paired_difference(values, random)
+        # The first pilot made a finalist of the direction; its luck is left out of what is said of it.
+        judged = done[1:] if direction in finalists and len(done) > 1 else done
+        values = np.mean([pilot.pass_at_k(1) for pilot in judged], axis=0)
+        over_problems = statistics.paired_difference(values, random)
+        difference = with_pilot_variance(over_problems, between, 1 / len(judged) + 1 / len(succeeded))
         entry |= {"status": "done", "reason": None, "pilots": [float(p.pass_at_k(1).mean()) for p in done]}
         entry["pass@1"] = statistics.as_json(statistics.mean_estimate(values))
         entry["difference_to_random"] = statistics.as_json(difference)
@@ -174,13 +220,16 @@ def _judge(
             entry["difference_to_random"]["p_holm"] = p_holm
             mean = entry["difference_to_random"]["mean"]
             entry["verdict"] = "undecided" if not p_holm < 0.05 else "helps" if mean > 0 else "hurts"
-    again = [entry for entry in table if (entry["direction"], entry["sign"]) in finalists]
-    # What decides is the mean of the repeats: the first pilot chose the finalists, so its luck is left out.
-    again.sort(key=lambda e: -float(np.mean(e["pilots"][1:] or e["pilots"])))
-    chosen = again[: settings.n_chosen]
+    known = [entry for entry in table if (entry["direction"], entry["sign"]) in finalists]
+    known.sort(key=lambda entry: -entry["pass@1"]["mean"])
+    chosen = known[: settings.n_chosen]
     notes = [
         f"Every pilot trains on {settings.n_rows} rows; finalists are piloted {settings.n_repeats} more times on other "
-        "draws, and those repeats alone choose the winner."
+        "draws, and those repeats alone choose the winner and give its figures.",
+        f"Intervals hold the variance between problems and that between pilots (sd {100 * between[0] ** 0.5:.1f} "
+        f"points, {between[1]} degrees of freedom)."
+        if between[1]
+        else "Intervals are over problems only: no pilot was repeated, so the variance between pilots is unknown.",
     ]
     if not any(entry["verdict"] == "helps" for entry in chosen):
         notes.append("No chosen direction is separated from random pilots: expect no gain from selecting along it.")

@@ -86,3 +86,18 @@ def test_the_committed_result_is_of_the_shipped_recipe_and_reasoner() -> None:
     assert read_json(results / "run.json")["settings"] == load_recipe(demo_recipe_path()).model_dump(mode="json")
     fingerprint = read_json(record_path())["weights_fingerprint"]
     assert read_json(results / "study.json")["settings"]["weights_fingerprint"] == fingerprint
+
+
+def test_the_speed_table_is_that_of_the_committed_result() -> None:
+    threads = json.loads((ROOT / "docs/results/embedded-speed.json").read_text(encoding="utf-8"))["threads"]
+    seconds = {n: {step["name"]: step["seconds"] for step in threads[n]["steps"]} for n in ("1", "2")}
+    lines = {
+        "extraction": "extraction of the pool, 20,000 rows",
+        "likelihood": "likelihood of the pool",
+        "fine-tune, lean": "fine-tune on 1,000 rows, 2 epochs: lean loop",
+        "fine-tune, TRL": "the same with TRL",
+        "evaluation": "400 problems x 4 answers",
+        "answers, model.generate": "the same with `model.generate`, prompts repeated",
+    }
+    for step, words in lines.items():
+        assert f"| {words} | {seconds['1'][step]:.1f} | {seconds['2'][step]:.1f} |" in README

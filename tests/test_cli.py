@@ -391,7 +391,7 @@ WORK_FAILED = {  # exit code 1
         r"the basis was found on model 'embedded' .*, not on '.*llama.*; give that model, or discover a basis of this"
     ),
     "score {work}/killed --basis {work}/basis --out {new}": r"its making was interrupted: run the command again",
-    "likelihood {work}/unanswered.jsonl --model embedded --out {new}": r"row 'a' has no response .*; drop such rows",
+    "likelihood {work}/unanswered.jsonl --model embedded --out {new}": r"no row has a response .*; raise --max-length",
     INTERPRET + " --scores {work}/garbage.parquet": r"garbage.parquet is no readable Parquet file .*; score again",
     "interpret --basis {work}/basis --scores {work}/scores.parquet --corpus {work}/other.jsonl --out {new}": (
         r"120 of 120 scored examples are not in the corpus, .*; give the corpus that was scored"

@@ -89,6 +89,7 @@ def _train_with_trl(
     # Rows are given as tokens: from text, TRL would add a second BOS and end token to what a template has written.
     max_length = min(settings.max_length, lm.context_length)
     examples = tokenize_examples(lm, rows, max_length)
+    datasets.disable_progress_bars()  # TRL maps the data set several times, each with bars of its own
     data = datasets.Dataset.from_dict(
         {
             "input_ids": [example.prompt_ids + example.response_ids for example in examples],

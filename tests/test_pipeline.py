@@ -131,6 +131,30 @@ def test_a_change_redoes_what_depends_on_it_and_no_more(finished: Path, tmp_path
     assert [name for name, reused in stages.items() if not reused] == ["corpus", "study"]
 
 
+def test_a_basis_of_an_interrupted_change_is_not_taken_for_the_old_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another k stops between its basis and its description; the first recipe must then find its own basis again."""
+    import shutil
+
+    from skillbasis import pipeline
+    from skillbasis.basis import SkillBasis
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "describe_basis", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(parse_recipe(RECIPE | {"basis": {"k": 3}}, "test"), copy, Silent())
+    assert SkillBasis.load(copy / "basis").n_components == 3
+    run_recipe(parse_recipe(RECIPE, "test"), copy, Silent())
+    assert digests(copy) == digests(finished)
+
+
 def test_killed_at_several_moments_the_same_command_ends_the_same(finished: Path, tmp_path: Path) -> None:
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(yaml.safe_dump(RECIPE))

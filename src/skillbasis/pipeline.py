@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .activations import ExtractionSettings, extract
-from .artifact import MANIFEST, building, is_current, lock
+from .artifact import MANIFEST, building, is_current, lock, remove_tree
 from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
 from .cells import CellResult, CellSettings
 from .corpus import Corpus, load_corpus
@@ -133,6 +133,7 @@ def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[
 
     def find(_tick: Callable[[int, int, str], None]) -> None:
         basis = fit_pca(store, pca)
+        remove_tree(out / "interpret")  # it vouches for the basis that is now replaced
         basis.save(out / "basis")
         scores = score(store, basis)
         scores.save(out / "scores.parquet")

@@ -1,4 +1,4 @@
-"""The architecture of DESIGN.md held by reading the import statements: layers, no circles, no heavy imports."""
+"""docs/architecture.md held by reading the import statements: layers, no circles, no heavy imports."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def place(module: str) -> tuple[int, str]:
         for level, layer in enumerate(LAYERS):
             if name in layer and not (name == "world" and module != "world"):
                 return level, name
-    pytest.fail(f"{module} has no layer: name it in LAYERS and in DESIGN")
+    pytest.fail(f"{module} has no layer: name it in LAYERS and in docs/architecture.md")
 
 
 def circle(edges: dict[str, set[str]]) -> list[str]:

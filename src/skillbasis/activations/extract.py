@@ -66,7 +66,7 @@ def extract(
     *,
     on_progress: OnProgress | None = None,
 ) -> ActivationStore:
-    """Extracts one pooled vector per row and block into a directory (format: DESIGN, "Activations").
+    """Extracts one pooled vector per row and block into a directory (format: docs/architecture.md).
 
     Args:
         corpus: rows in a fixed order; the output keeps it.

@@ -159,7 +159,7 @@ def evaluate(
     intervention_settings: dict[str, Any] | None = None,
     on_samples: OnSamples | None = None,
 ) -> dict[str, TaskResult]:
-    """Evaluates a model on tasks into a directory (format: DESIGN, "Evaluation").
+    """Evaluates a model on tasks into a directory (format: docs/architecture.md).
 
     Killed at any moment, the same call goes on with the problems not yet answered; other settings are another
     evaluation and start anew.

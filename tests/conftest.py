@@ -25,11 +25,15 @@ import numpy as np
 import pytest
 
 from skillbasis.activations import ActivationStore
-from skillbasis.artifact import building, file_sha256, write_tensors
+from skillbasis.artifact import building, checksum, write_tensors
 from skillbasis.corpus import Corpus, load_corpus
 from skillbasis.lm import LanguageModel, load_model
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gpt2", "gpt_neox", "phi3")
+FAMILIES = (
+    *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "phi3"),
+    *("gpt2", "gpt_neox", "falcon", "falcon_alibi", "falcon_new"),
+    *("mixtral", "qwen2_moe", "qwen3_moe"),
+)
 N_BLOCKS = 4
 HIDDEN = 32
 CONTEXT = 256
@@ -69,7 +73,10 @@ def make_tokenizer(*, chat: bool = False, adds: str = "<s> $A") -> Any:
 
 
 def make_config(family: str) -> Any:
-    """A configuration of four blocks; window attention, where there is any, is shorter than the texts."""
+    """A configuration of four blocks; window attention, where there is any, is shorter than the texts.
+
+    Models with experts have four, of which each token takes two.
+    """
     import transformers as hf
 
     ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -82,14 +89,27 @@ def make_config(family: str) -> Any:
         "max_position_embeddings": CONTEXT,
     }
     grouped = common | {"num_key_value_heads": 2}
+    experts = grouped | {"num_experts_per_tok": 2, "moe_intermediate_size": 24, "num_experts": 4}
     makers: dict[str, Callable[[], Any]] = {
         "llama": lambda: hf.LlamaConfig(**grouped),
         "mistral": lambda: hf.MistralConfig(**grouped, sliding_window=8),
         "qwen2": lambda: hf.Qwen2Config(**grouped),
         "qwen3": lambda: hf.Qwen3Config(**grouped, head_dim=8),
         "gemma2": lambda: hf.Gemma2Config(**grouped, head_dim=8, sliding_window=8),
+        "gemma3": lambda: hf.Gemma3TextConfig(
+            **grouped, head_dim=8, sliding_window=8, layer_types=["sliding_attention", "full_attention"] * 2
+        ),
+        "olmo2": lambda: hf.Olmo2Config(**grouped),
         "gpt2": lambda: hf.GPT2Config(**old, n_embd=HIDDEN, n_layer=N_BLOCKS, n_head=4, n_positions=CONTEXT),
         "gpt_neox": lambda: hf.GPTNeoXConfig(**common),
+        "falcon": lambda: hf.FalconConfig(**common),  # as the 7B: one key head, attention and MLP side by side
+        "falcon_alibi": lambda: hf.FalconConfig(
+            **common, alibi=True, multi_query=False, parallel_attn=False, bias=True
+        ),
+        "falcon_new": lambda: hf.FalconConfig(**common, num_kv_heads=2, new_decoder_architecture=True),  # as the 40B
+        "mixtral": lambda: hf.MixtralConfig(**grouped, num_local_experts=4, num_experts_per_tok=2),
+        "qwen2_moe": lambda: hf.Qwen2MoeConfig(**experts, shared_expert_intermediate_size=24),
+        "qwen3_moe": lambda: hf.Qwen3MoeConfig(**experts, head_dim=8, mlp_only_layers=[1]),  # block 1 has a plain MLP
         "phi3": lambda: hf.Phi3Config(**grouped, original_max_position_embeddings=CONTEXT),
     }
     return makers[family]()
@@ -176,12 +196,13 @@ def make_store(tmp_path: Path) -> Callable[..., ActivationStore]:
                 file = work / f"shard-{index:05d}.safetensors"
                 part = values[start : start + shard_rows]
                 write_tensors(file, {"activations": part})
-                shard = {"file": file.name, "rows": len(part), "bytes": file.stat().st_size}
-                manifest["shards"].append(shard | {"sha256": file_sha256(file)})
+                shard = {"file": file.name, "corpus_rows": [start, start + len(part)], "rows": len(part)}
+                manifest["shards"].append(shard | {"bytes": file.stat().st_size, "checksum": checksum(file)})
             import pyarrow as pa
             import pyarrow.parquet as pq
 
             pq.write_table(pa.table({"id": ids}), work / "rows.parquet")
+            manifest["rows_checksum"] = checksum(work / "rows.parquet")
             manifest |= changes
         return ActivationStore.open(tmp_path / name)
 

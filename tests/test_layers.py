@@ -17,7 +17,7 @@ ROOT = Path(importlib.util.find_spec(PACKAGE).submodule_search_locations[0])  # 
 # Bottom first. A name stands for a module or for a package with all that is in it.
 LAYERS: list[set[str]] = [
     {
-        *("errors", "artifact", "statistics", "engine", "lm", "callable_module"),
+        *("errors", "artifact", "statistics", "engine", "cluster", "blocks", "lm", "flops", "callable_module"),
         *("corpus", "corpus_formats", "corpus_sources"),
         *("world", "world.assets", "world.problems", "world.solutions"),
     },
@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"probe"},
     {"study"},
     {"report"},
-    {"recipe", "stages", "pipeline", "plan"},
+    {"recipe", "stages", "pipeline", "plan", "token_count"},
     {"cli", "commands", "console", "__main__"},
 ]
 # Where a module may import less than its place in the order would let it.

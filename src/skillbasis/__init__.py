@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .activations import ActivationStore, ExtractionSettings, extract
+    from .activations import ActivationStore, ExtractionSettings, LiveActivations, RayReader, extract, repair
     from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
     from .corpus import Corpus, load_corpus
     from .evaluate import SamplingSettings, evaluate, load_task
@@ -24,7 +24,9 @@ _HOME = {
     "Corpus": "corpus",
     "ExtractionSettings": "activations",
     "LanguageModel": "lm",
+    "LiveActivations": "activations",
     "PcaSettings": "basis",
+    "RayReader": "activations",
     "SamplingSettings": "evaluate",
     "Scores": "basis",
     "SelectionSettings": "select",
@@ -38,6 +40,7 @@ _HOME = {
     "load_model": "lm",
     "load_task": "evaluate",
     "random_vector": "steer",
+    "repair": "activations",
     "score": "basis",
 }
 _CALLABLE = ("evaluate", "select", "steer")  # packages that can be called like their main function
@@ -48,7 +51,9 @@ __all__ = [
     "Corpus",
     "ExtractionSettings",
     "LanguageModel",
+    "LiveActivations",
     "PcaSettings",
+    "RayReader",
     "SamplingSettings",
     "Scores",
     "SelectionSettings",
@@ -63,6 +68,7 @@ __all__ = [
     "load_model",
     "load_task",
     "random_vector",
+    "repair",
     "score",
     "select",
     "steer",

@@ -45,6 +45,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def checksum(path: Path) -> str:
+    """XXH3 (128 bits, hex) of a file's bytes: finds damage at the speed of memory, and is no proof against malice."""
+    import xxhash
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()
+
+
 def _sync(path: Path) -> None:
     """Has the kernel write a file or a directory's list of names to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -171,7 +179,9 @@ def is_current(path: Path, kind: str, inputs: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def building(path: Path, kind: str, inputs: dict[str, Any], manifest: dict[str, Any]) -> Iterator[Path]:
+def building(
+    path: Path, kind: str, inputs: dict[str, Any], manifest: dict[str, Any], *, overwrite: bool = True
+) -> Iterator[Path]:
     """Builds an artifact: yields the work directory, and when the block succeeds writes the manifest and renames.
 
     Args:
@@ -179,7 +189,9 @@ def building(path: Path, kind: str, inputs: dict[str, Any], manifest: dict[str, 
         kind: what the artifact is, checked by readers.
         inputs: all that the result depends on (JSON-able); a work directory of other inputs is emptied first.
         manifest: further fields of the manifest; the block may add to it.
-    Raises: ArtifactError: when another process builds the same artifact, or something else lies at `path`.
+        overwrite: whether an artifact or unfinished work made from other inputs gives way; else it is refused.
+    Raises: ArtifactError: when another process builds the same artifact, something else lies at `path`, or what lies
+        there was made from other inputs and is not to be overwritten; the message says which of them differ.
     """
     path = path.resolve()
     partial, marker = _partial(path), _marker(path)
@@ -187,11 +199,17 @@ def building(path: Path, kind: str, inputs: dict[str, Any], manifest: dict[str, 
         if _old(path).exists() and not path.exists():  # killed between the two renames of `_publish`
             os.replace(_old(path), path)
         _refuse_foreign(path, kind)
-        if partial.exists() and not (marker.exists() and read_json(marker) == fingerprint(inputs)):
+        unfinished = read_json(marker) if partial.exists() and marker.exists() else None
+        if not overwrite:
+            finished = read_json(path / MANIFEST)["inputs"] if (path / MANIFEST).exists() else None
+            _refuse_other_inputs(path, finished, inputs)
+            if partial.exists() and any(partial.iterdir()):  # else nothing is lost
+                _refuse_other_inputs(partial, unfinished, inputs)
+        if partial.exists() and (unfinished is None or fingerprint(unfinished) != fingerprint(inputs)):
             marker.unlink(missing_ok=True)  # first, or a kill would leave half a directory that looks resumable
             remove_tree(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        write_json(marker, fingerprint(inputs))
+        write_json(marker, inputs)
         (partial / MANIFEST).unlink(missing_ok=True)
         for leftover in partial.glob(".*.tmp"):  # of `atomic_path` in a killed process
             leftover.unlink()
@@ -223,6 +241,18 @@ def _refuse_foreign(path: Path, kind: str) -> None:
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         raise ArtifactError(f"{path} exists and is no {kind} directory, so it is left as it is; choose another --out")
     read_manifest(path, kind)
+
+
+def _refuse_other_inputs(path: Path, before: dict[str, Any] | None, now: dict[str, Any]) -> None:
+    """Refuses work made from other inputs than now, naming those that differ."""
+    if before is None or fingerprint(before) == fingerprint(now):
+        return
+    keys = [key for key in now | before if fingerprint(before.get(key)) != fingerprint(now.get(key))]
+    changes = ", ".join(f"{key.replace('_', ' ')} was {before.get(key)} and is {now.get(key)}" for key in sorted(keys))
+    raise ArtifactError(
+        f"{path} was made otherwise ({changes}); give the same settings to go on, another --out, or --overwrite to "
+        "make it anew"
+    )
 
 
 def _publish(path: Path) -> None:

@@ -10,14 +10,14 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .artifact import atomic_path, file_sha256, write_json
+from .artifact import atomic_path, file_sha256, fingerprint, write_json
 from .corpus_formats import Message, NormalRow, Row, RowError, check_format, find_format, normalise, to_json
 from .corpus_sources import Place, RawRow, read_source
 from .errors import CorpusError, UsageError, nearest
@@ -64,6 +64,15 @@ class Corpus:
     def positions(self) -> dict[str, int]:
         """Position of each id in corpus order."""
         return {row_id: position for position, row_id in enumerate(self.ids)}
+
+    def without(self, ids: Collection[str]) -> Corpus:
+        """The same corpus without some rows."""
+        left_out = set(ids) & self.positions.keys()
+        if not left_out:
+            return self
+        kept = [i for i, row_id in enumerate(self.ids) if row_id not in left_out]
+        name = fingerprint([self.fingerprint, sorted(left_out)])
+        return replace(self, rows=self.rows.select(kept), fingerprint=name)
 
     def source_row(self, row_id: str) -> Row:
         """The row as it was read, columns in their order.

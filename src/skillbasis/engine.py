@@ -14,7 +14,7 @@ from .errors import SkillbasisError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 _worker: Any = None  # the per-process callable that `_start_worker` made
 
@@ -64,7 +64,7 @@ def map_jobs(
         work = make_worker(*arguments) if jobs else None
         for index, job in enumerate(jobs):
             assert work is not None
-            yield index, _attempt(work, job)
+            yield index, attempt(work, job)
         return
     import multiprocessing
 
@@ -76,7 +76,7 @@ def map_jobs(
         initargs=(make_worker, arguments),
     )
     try:
-        with _environment(dict.fromkeys(_THREAD_VARIABLES, str(n_threads))):  # read by NumPy and torch when imported
+        with _environment(dict.fromkeys(THREAD_VARIABLES, str(n_threads))):  # read by NumPy and torch when imported
             futures = {executor.submit(_run_job, job): index for index, job in enumerate(jobs)}
         for future in as_completed(list(futures)):
             yield futures.pop(future), future.result()  # popped, so that a result lives no longer than its use
@@ -112,7 +112,7 @@ def _start_worker(make_worker: Callable[..., Any], arguments: tuple[Any, ...]) -
     try:
         _worker = make_worker(*arguments)
     except Exception as error:  # raised here it would only say that the pool is broken
-        _worker = _Unusable(_portable(error))
+        _worker = Unusable(portable(error))
 
 
 def _end_with_parent() -> None:
@@ -126,20 +126,20 @@ def _end_with_parent() -> None:
 
 
 @dataclass(frozen=True)
-class _Unusable:
+class Unusable:
     """Stands for a function that could not be made."""
 
     error: Exception
 
 
 def _run_job(job: Any) -> Any:
-    if isinstance(_worker, _Unusable):
+    if isinstance(_worker, Unusable):
         raise _worker.error
-    result = _attempt(_worker, job)
-    return _portable(result) if isinstance(result, Exception) else result
+    result = attempt(_worker, job)
+    return portable(result) if isinstance(result, Exception) else result
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The same error, or one of the same words where it would not survive the way to the parent process.
 
     An exception whose constructor wants more than its message fails there, and takes the pool with it.
@@ -153,7 +153,7 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _attempt(work: Callable[[Job], Result], job: Job) -> Result | Exception:
+def attempt(work: Callable[[Job], Result], job: Job) -> Result | Exception:
     """Runs one job; its failure is a result, so that the others go on."""
     try:
         return work(job)

@@ -1,8 +1,4 @@
-"""Load a model and its tokenizer; the one place that knows architectures.
-
-Decoder blocks are found by structure (the one list of modules as long as `num_hidden_layers`), and every model is
-checked at load: what a hook on block i sees must be `hidden_states[i + 1]`.
-"""
+"""Load a model and its tokenizer, and check at load that its structure is understood (`blocks.py`)."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .artifact import fingerprint, read_json
+from .blocks import adds_mlp_unscaled, find_blocks, inspect_blocks
 from .errors import UsageError, nearest
 from .world.assets import EMBEDDED, reasoner_path
 
@@ -45,6 +42,41 @@ class LanguageModel:
     """Hash of the chat template; None where the tokenizer has none."""
     context_length: int
     """Longest input in tokens."""
+    causal: bool
+    """Whether a token's hidden states, without an attention mask, are the same whatever follows it; measured."""
+    mlps: list[nn.Module] | None
+    """Per block, the module whose output is the MLP's contribution (the experts' too), before any norm behind it.
+
+    None where a block has no such module or several: the model can be read, but not through its MLPs.
+    """
+    mlp_candidates: str = ""
+    """What was seen in place of one MLP a block; empty where they were found."""
+    revision: str | None = None
+    """Hub revision that was asked for; None where none was."""
+
+    @property
+    def mlp_outputs(self) -> list[nn.Module]:
+        """The MLPs of all blocks.
+
+        Raises: UsageError: they were not found; the message says what was looked for and what was seen.
+        """
+        if self.mlps is None:
+            raise UsageError(
+                f"the MLPs of model type {self.model_type!r} were not found: looked in every decoder block for one "
+                "direct child that owns matrices, is given one tensor and nothing else and returns hidden states, saw "
+                f"{self.mlp_candidates}; work on block outputs with this model"
+            )
+        return self.mlps
+
+    def adds_mlp_unscaled(self) -> bool:
+        """Whether adding b to an MLP's output is adding b to its block's output; measured for every block.
+
+        True for Llama and most others; False where a norm (Gemma-2, OLMo-2) or a factor (Granite) stands between.
+
+        Raises: UsageError: the MLPs were not found.
+        Cost: two forward passes of 16 tokens.
+        """
+        return adds_mlp_unscaled(self.model, self.blocks, self.mlp_outputs)
 
     @property
     def device(self) -> torch.device:
@@ -56,23 +88,36 @@ class LanguageModel:
         return self.model.get_decoder()
 
     def right_padding(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What a forward pass over rows padded on the right needs to be told: often nothing.
+        """What a forward pass over rows padded on the right needs to be told: nothing, with a causal model.
 
-        Under a causal mask padding on the right cannot reach real tokens, and without an explicit mask SDPA takes its
-        fast causal path. Experts are routed over the whole batch in some models, so these are given the mask.
+        There padding cannot reach the real tokens in front of it, and without an explicit mask SDPA takes its fast
+        causal path. This holds for experts too, which are chosen token by token with room for all, and for ALiBi,
+        whose places count from the left. Models that also look ahead are given the mask. Which of the two a model is
+        was measured when it was loaded (`causal`).
 
         Args:
             mask: (rows, tokens), 1 for real tokens.
         """
-        config = self.model.config.get_text_config()
-        routed = any(getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
-        return {"attention_mask": mask} if routed and not bool(mask.all()) else {}
+        return {} if self.causal or bool(mask.all()) else {"attention_mask": mask}
+
+    @property
+    def length_switch(self) -> int | None:
+        """Tokens above which a batch's longest row changes the rotary frequencies of all its rows; None where none.
+
+        LongRoPE (Phi-3 and Phi-4-mini with long contexts) takes one set of frequencies up to this length and another
+        beyond it, by the longest row. Rows on either side of it must not share a batch: no mask can mend that.
+        """
+        rope = getattr(self.model.config.get_text_config(), "rope_parameters", None) or {}
+        kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]  # one per kind of layer, in some
+        lengths = [kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"]
+        return min(map(int, lengths), default=None)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What an artifact made with this model must record."""
         return {
             "model": self.name,
+            "revision": self.revision,
             "model_type": self.model_type,
             "weights_fingerprint": self.weights_fingerprint,
             "tokenizer_fingerprint": self.tokenizer_fingerprint,
@@ -148,7 +193,7 @@ def load_model(
         model = model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"model {str(name)!r} cannot be put on {device!r}: {_first_line(error)}") from error
-    return wrap(model.eval(), tokenizer, str(name))
+    return wrap(model.eval(), tokenizer, str(name), revision)
 
 
 def resolve(name: str | Path) -> str:
@@ -167,7 +212,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(". ") if lines else type(error).__name__
 
 
-def wrap(model: Any, tokenizer: Any, name: str) -> LanguageModel:
+def wrap(model: Any, tokenizer: Any, name: str, revision: str | None = None) -> LanguageModel:
     """Builds a LanguageModel around a model already in memory, and checks its structure.
 
     Raises: UsageError: the tokenizer gives no character offsets, or the blocks are not understood.
@@ -182,8 +227,9 @@ def wrap(model: Any, tokenizer: Any, name: str) -> LanguageModel:
         tokenizer.pad_token = tokenizer.eos_token
     text_config = model.config.get_text_config()
     blocks = find_blocks(model)
+    structure = inspect_blocks(model, blocks)
     template = getattr(tokenizer, "chat_template", None)
-    lm = LanguageModel(
+    return LanguageModel(
         name=name,
         model=model,
         tokenizer=tokenizer,
@@ -194,67 +240,11 @@ def wrap(model: Any, tokenizer: Any, name: str) -> LanguageModel:
         tokenizer_fingerprint=_tokenizer_fingerprint(tokenizer),
         template_fingerprint=None if template is None else fingerprint(str(template)),
         context_length=int(getattr(text_config, "max_position_embeddings", None) or 1 << 20),
+        causal=structure.causal,
+        mlps=structure.mlps,
+        mlp_candidates=structure.mlp_candidates,
+        revision=revision,
     )
-    _check_blocks(lm)
-    return lm
-
-
-def find_blocks(model: Any) -> list[nn.Module]:
-    """Finds the decoder blocks: the one ModuleList of the text decoder with `num_hidden_layers` entries.
-
-    Raises: UsageError: none or several fit; the message names the lists that were seen.
-    """
-    from torch import nn
-
-    n_blocks = int(model.config.get_text_config().num_hidden_layers)
-    lists = {name: module for name, module in model.get_decoder().named_modules() if isinstance(module, nn.ModuleList)}
-    # A list inside a block (experts, say) may have the same length: only outermost lists count.
-    fitting = {
-        name: module
-        for name, module in lists.items()
-        if len(module) == n_blocks and not any(name.startswith(f"{other}.") for other in lists if other != name)
-    }
-    if len(fitting) != 1:
-        seen = ", ".join(f"{name} ({len(module)})" for name, module in lists.items()) or "none"
-        raise UsageError(
-            f"the decoder blocks of model type {model.config.model_type!r} were not found: looked for one module list "
-            f"of {n_blocks} entries (num_hidden_layers), saw {seen}"
-        )
-    return list(next(iter(fitting.values())))
-
-
-def block_output(output: Any) -> torch.Tensor:
-    """The hidden states (batch, tokens, hidden) in what a decoder block returned."""
-    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
-
-
-def _check_blocks(lm: LanguageModel) -> None:
-    """Runs five tokens and holds every hooked block output against `hidden_states` (but the last, which is normed).
-
-    A NaN equals a NaN here: broken weights are reported where activations are read, by row and block.
-    """
-    import torch
-
-    seen: dict[int, torch.Tensor] = {}
-
-    def keep(i: int) -> Any:
-        return lambda _module, _args, output: seen.__setitem__(i, block_output(output).detach())
-
-    handles = [block.register_forward_hook(keep(i)) for i, block in enumerate(lm.blocks)]
-    try:
-        with torch.inference_mode():
-            ids = torch.arange(5, device=lm.device)[None] % int(lm.model.config.get_text_config().vocab_size)
-            states = lm.decoder(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-    finally:
-        for handle in handles:
-            handle.remove()
-    last = len(lm.blocks) - 1
-    for i in range(len(lm.blocks)):
-        if i not in seen or (i < last and not torch.allclose(seen[i], states[i + 1], rtol=0, atol=0, equal_nan=True)):
-            raise UsageError(
-                f"model type {lm.model_type!r} is not understood: the output of decoder block {i} is not "
-                f"hidden_states[{i + 1}]; this model cannot be read safely"
-            )
 
 
 def weights_fingerprint(model: Any) -> str:

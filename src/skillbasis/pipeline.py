@@ -53,7 +53,7 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
         corpus = run.do("corpus", lambda _: _corpus(recipe, out))
         if corpus.n_rejected:
             run.warnings.append(f"{corpus.n_rejected} rows of the corpus could not be read; see rejected.jsonl")
-        basis, scores = _read(run, recipe, lm, corpus)
+        basis, scores, corpus = _read(run, recipe, lm, corpus)
         likelihood = _likelihood(run, recipe, lm, corpus)
         candidates = Candidates.of(corpus, scores, likelihood, SelectionSettings(**recipe.selection.model_dump()))
         chosen = _probe(run, recipe, lm, corpus, candidates)
@@ -110,8 +110,8 @@ def _corpus(recipe: Recipe, out: Path) -> Corpus:
     return corpus
 
 
-def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[SkillBasis, Scores]:
-    """Activations, basis, scores and their description."""
+def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[SkillBasis, Scores, Corpus]:
+    """Activations, basis, scores and their description; the corpus without the rows that gave no activations."""
     settings = ExtractionSettings(**recipe.activations.model_dump())
     out = run.out
     store = run.do(
@@ -121,10 +121,15 @@ def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[
             lm,
             out / "activations",
             settings,
+            on_bad_row=recipe.corpus.on_bad_row,
+            overwrite=True,  # a changed recipe redoes what depends on the change
             on_progress=lambda rows, n, tokens: tick(rows, n, f"{tokens:,} tokens"),
         ),
         out / "activations",
     )
+    if store.manifest["n_skipped"]:
+        run.warnings.append(f"{store.manifest['n_skipped']} rows gave no activations; see activations/skipped.jsonl")
+        corpus = corpus.without({row["id"] for row in store.skipped()})
     if store.manifest["n_truncated"]:
         run.warnings.append(f"{store.manifest['n_truncated']} of {len(store)} rows were cut at {settings.max_length}")
     pca = PcaSettings(seed=recipe.seed, **recipe.basis.model_dump())
@@ -157,7 +162,7 @@ def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[
     current = is_current(out / "interpret", "description", made_from)
     run.do("basis", (lambda _: None) if current else find, out / "interpret")
     run.do("interpret", (lambda _: None) if current else interpret, out / "interpret")
-    return SkillBasis.load(out / "basis"), Scores.load(out / "scores.parquet")
+    return SkillBasis.load(out / "basis"), Scores.load(out / "scores.parquet"), corpus
 
 
 def _likelihood(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> Likelihood | None:
@@ -174,7 +179,6 @@ def _likelihood(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> 
                 corpus,
                 lm,
                 max_length=recipe.activations.max_length,
-                batch_tokens=recipe.activations.batch_tokens,
                 on_progress=lambda rows, n, tokens: tick(rows, n, f"{tokens:,} tokens"),
             )
             table.save(work / "likelihood.parquet")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
@@ -23,8 +23,8 @@ class CorpusBlock(_Block):
     label_column: str | None = None
     on_bad_row: Literal["stop", "skip"] = "stop"
     limit: int | None = Field(None, ge=1)
-    shuffle_seed: int | None = Field(None, ge=0)
-    """With a limit: draws a random sample by this seed instead of the first rows."""
+    shuffle_seed: int | None = Field(0, ge=0)
+    """With a limit: the seed of the random sample; null takes the first rows."""
 
 
 class ActivationsBlock(_Block):
@@ -34,7 +34,7 @@ class ActivationsBlock(_Block):
     pooling: Literal["mean", "last", "max"] = "mean"
     span: Literal["all", "prompt", "response"] = "all"
     max_length: int = Field(8000, ge=1)
-    batch_tokens: int = Field(8192, ge=1)
+    batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
 
 
 class BasisBlock(_Block):

@@ -2,116 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..artifact import atomic_path, building, file_sha256, is_current, read_json, write_json, write_tensors
+from ..artifact import MANIFEST, atomic_path, building, checksum, is_current, lock, read_json, write_json, write_tensors
 from ..corpus import Corpus
-from ..errors import SkillbasisError, UsageError, nearest
-from ..lm import LanguageModel, parse_layers
-from .pooling import POOLINGS, SPANS, PooledReader, Pooling, Span, TokenizedRow, token_batches, tokenize_rows
-from .store import KIND, ActivationStore
+from ..errors import ArtifactError, SkillbasisError
+from ..lm import LanguageModel
+from .pooling import tokenize_rows
+from .reader import LocalReader, OnBadRow, RayReader, Shard, shard_jobs
+from .settings import ExtractionSettings, ReadingPlan
+from .store import KIND, ROWS, SKIPPED, ActivationStore
 
 _SHARD_BYTES = 1 << 27  # 128 MiB: seconds to redo after a kill, and few files at ten million rows
 _MAX_SHARD_ROWS = 8192
 
 OnProgress = Callable[[int, int, int], None]
 """Called with (rows done, rows in all, tokens done in this process)."""
-
-
-@dataclass(frozen=True)
-class ExtractionSettings:
-    """How texts become vectors; all of it is recorded, and a basis remembers it."""
-
-    layers: str = "inner"
-    """`inner` (all blocks but the first and the last, the paper's choice), `all`, or a list such as `2,5,8-11`."""
-    pooling: Pooling = "mean"
-    span: Span = "all"
-    max_length: int = 8000
-    """Tokens after which a row is cut (the paper's 8,000); never more than the model's context."""
-    batch_tokens: int = 8192
-    """Rows x longest row of one forward pass; more needs more memory and is not faster beyond some point."""
-
-    def __post_init__(self) -> None:
-        for name, value, allowed in (("pooling", self.pooling, POOLINGS), ("span", self.span, SPANS)):
-            if value not in allowed:
-                hint = nearest(value, list(allowed))
-                raise UsageError(f"unknown {name} {value!r}{hint}; allowed are {', '.join(allowed)}")
-        for name, number in (("max_length", self.max_length), ("batch_tokens", self.batch_tokens)):
-            if number < 1:
-                raise UsageError(f"{name} must be at least 1, not {number}")
-
-
-def read_activations(
-    rows: Sequence[TokenizedRow], reader: PooledReader, batch_tokens: int, on_batch: Callable[[int, int], None]
-) -> np.ndarray:
-    """Pools rows in length-sorted batches. Returns: (n_rows, blocks, hidden) float32 in the order given."""
-    result = np.empty((len(rows), len(reader.block_ids), reader.lm.hidden_size), dtype=np.float32)
-    for indices in token_batches([row.n_tokens for row in rows], batch_tokens):
-        batch = [rows[i] for i in indices]
-        result[indices] = reader.read(batch)
-        on_batch(len(batch), sum(row.n_tokens for row in batch))
-    return result
+Reader = LocalReader | RayReader
 
 
 def extract(
     corpus: Corpus,
-    lm: LanguageModel,
+    model: LanguageModel | RayReader,
     out: str | Path,
     settings: ExtractionSettings | None = None,
     *,
+    on_bad_row: OnBadRow = "stop",
+    overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ActivationStore:
     """Extracts one pooled vector per row and block into a directory (format: docs/architecture.md).
 
     Args:
         corpus: rows in a fixed order; the output keeps it.
-        lm: the model that reads them.
+        model: the model that reads them, or workers on a Ray cluster that do.
         out: the directory; complete or absent. A killed call is continued by the same call, shard by shard, and ends
             with the same bytes.
         settings: blocks, pooling, span, lengths.
+        on_bad_row: `stop` at rows without a token in the span or with activations that are NaN or infinite, or `skip`
+            them: they are counted in the manifest and listed in skipped.jsonl.
+        overwrite: whether activations at `out` that were made otherwise give way; else they are refused, saying how.
     Returns: the opened store.
-    Raises: SkillbasisError: a row without a token in the span, or with non-finite activations.
+    Raises: SkillbasisError: bad rows. ArtifactError: what lies at `out` was made otherwise, or there is no room for it.
     Cost: one forward pass up to the last block read; memory of one shard (at most 128 MiB) plus one batch.
     """
-    settings = settings or ExtractionSettings()
     out = Path(out)
-    block_ids = parse_layers(settings.layers, len(lm.blocks))
-    max_length = min(settings.max_length, lm.context_length)
-    inputs = lm.identity | asdict(settings)
-    inputs |= {
-        "layers": block_ids,
-        "max_length": max_length,
-        "dtype": str(lm.model.dtype).removeprefix("torch."),
-        "corpus_fingerprint": corpus.fingerprint,
-    }
-    del inputs["model"]  # the same weights under another path give the same activations
+    reader = model if isinstance(model, RayReader) else LocalReader(model)
+    plan = ReadingPlan.of(settings or ExtractionSettings(), reader.facts)
+    inputs = plan.inputs(reader.facts, corpus.fingerprint)
     if is_current(out, KIND, inputs):
         return _opened(out)
-    row_bytes = len(block_ids) * lm.hidden_size * 4
-    shard_rows = max(1, min(_MAX_SHARD_ROWS, _SHARD_BYTES // row_bytes))
     manifest: dict[str, Any] = {}
-    with building(out, KIND, inputs, manifest) as work:
-        shards = list(_make_shards(corpus, lm, work, settings, block_ids, max_length, shard_rows, on_progress))
-        _write_rows(work, shards)
-        manifest |= lm.identity | {
-            "block_ids": block_ids,
-            "pooling": settings.pooling,
-            "span": settings.span,
-            "max_length": max_length,
-            "dtype": inputs["dtype"],
-            "corpus": corpus.source,
-            "corpus_fingerprint": corpus.fingerprint,
+    with building(out, KIND, inputs, manifest, overwrite=overwrite) as work:
+        row_bytes = len(plan.block_ids) * reader.facts.hidden_size * 4
+        ranges = shard_ranges(len(corpus), row_bytes)
+        _check_room(work, row_bytes * len(corpus))
+        shards = list(_make_shards(corpus, reader, plan, work, ranges, on_bad_row, on_progress))
+        _write_tables(work, shards)
+        manifest |= plan.record(reader.facts, corpus.source, corpus.fingerprint) | {
             "rows": sum(shard["rows"] for shard in shards),
             "n_tokens": sum(sum(shard["tokens"]) for shard in shards),
             "n_truncated": sum(sum(shard["truncated"]) for shard in shards),
-            "shards": [{key: shard[key] for key in ("file", "rows", "bytes", "sha256")} for shard in shards],
+            "n_skipped": sum(len(shard["skipped"]) for shard in shards),
+            "batch_tokens": reader.batch_tokens or plan.batch_tokens,
+            "rows_checksum": checksum(work / ROWS),
+            "shards": [
+                {key: shard[key] for key in ("file", "corpus_rows", "rows", "bytes", "checksum")} for shard in shards
+            ],
         }
     return _opened(out)
+
+
+def shard_ranges(n_rows: int, row_bytes: int) -> list[tuple[int, int]]:
+    """First row and end of every shard: by rows alone, so that the same corpus is always cut alike."""
+    size = max(1, min(_MAX_SHARD_ROWS, _SHARD_BYTES // row_bytes))
+    return [(start, min(start + size, n_rows)) for start in range(0, n_rows, size)]
 
 
 def _opened(out: Path) -> ActivationStore:
@@ -121,65 +90,100 @@ def _opened(out: Path) -> ActivationStore:
     return ActivationStore.open(out)
 
 
+def _check_room(work: Path, n_bytes: int) -> None:
+    """Finds a disk that is too small before the work, not hours into it; what is there of an earlier run counts."""
+    there = sum(file.stat().st_size for file in work.iterdir())
+    free = shutil.disk_usage(work).free
+    if n_bytes - there > free:
+        raise ArtifactError(
+            f"the activations take {n_bytes / 1e9:,.1f} GB, but the disk of {work.parent} has {free / 1e9:,.1f} GB "
+            "free; choose another --out or fewer --layers, or have discover and score read the corpus with --model, "
+            "which stores nothing"
+        )
+
+
 def _make_shards(
     corpus: Corpus,
-    lm: LanguageModel,
+    reader: Reader,
+    plan: ReadingPlan,
     work: Path,
-    settings: ExtractionSettings,
-    block_ids: list[int],
-    max_length: int,
-    shard_rows: int,
+    ranges: list[tuple[int, int]],
+    on_bad_row: OnBadRow,
     on_progress: OnProgress | None,
 ) -> Iterator[dict[str, Any]]:
     """Makes the shards that are not there yet; yields the record of each, in order."""
-    texts = corpus.rows.select_columns(["id", "prompt", "response"])
-    n_done, n_tokens = 0, 0
+    advance = counter(len(corpus), on_progress)
+    finished = {i: record for i, rows in enumerate(ranges) if (record := _finished(work, i, corpus, rows))}
+    advance(sum(stop - start for start, stop in (ranges[i] for i in finished)), 0)
+    todo = [rows for i, rows in enumerate(ranges) if i not in finished]
+    shards = reader.read(shard_jobs(corpus, todo, plan, on_bad_row), advance)
+    for index, rows in enumerate(ranges):
+        if index in finished:
+            yield finished[index]
+            continue
+        shard = next(shards)
+        advance(len(shard.skipped), 0)
+        yield _write_shard(work, index, rows, shard)
+
+
+def counter(n_rows: int, on_progress: OnProgress | None) -> Callable[[int, int], None]:
+    """Adds up what is read, and tells the sums."""
+    done, read = 0, 0
 
     def advance(rows: int, tokens: int) -> None:
-        nonlocal n_done, n_tokens
-        n_done, n_tokens = n_done + rows, n_tokens + tokens
-        if on_progress:
-            on_progress(n_done, len(corpus), n_tokens)
+        nonlocal done, read
+        done, read = done + rows, read + tokens
+        if on_progress and (rows or tokens):
+            on_progress(done, n_rows, read)
 
-    with PooledReader(lm, block_ids, settings.pooling) as reader:
-        for index, start in enumerate(range(0, len(corpus), shard_rows)):
-            file = work / f"shard-{index:05d}.safetensors"
-            record = work / f"{file.name}.json"  # written after its shard: a shard without one is made again
-            stop = min(start + shard_rows, len(corpus))
-            done = read_json(record) if record.exists() and file.exists() else None
-            # The ids are compared too: another version may cut shards elsewhere.
-            if done and done["ids"] == corpus.ids[start:stop] and done["sha256"] == file_sha256(file):
-                advance(done["rows"], 0)
-                yield done
-                continue
-            columns = texts[start:stop]
-            rows = [
-                {"id": i, "prompt": p, "response": r}
-                for i, p, r in zip(columns["id"], columns["prompt"], columns["response"], strict=True)
-            ]
-            tokenized = tokenize_rows(rows, lm, settings.span, max_length)
-            values = read_activations(tokenized, reader, settings.batch_tokens, advance)
-            write_tensors(file, {"activations": values})
-            shard = {
-                "file": file.name,
-                "rows": len(values),
-                "bytes": file.stat().st_size,
-                "sha256": file_sha256(file),
-                "ids": [row.id for row in tokenized],
-                "tokens": [row.n_tokens for row in tokenized],
-                "truncated": [row.truncated for row in tokenized],
-            }
-            write_json(record, shard)
-            yield shard
+    return advance
 
 
-def _write_rows(work: Path, shards: list[dict[str, Any]]) -> None:
-    """Writes rows.parquet: id, shard, offset within it, tokens read, whether the row was cut."""
+def _shard_file(work: Path, index: int) -> Path:
+    return work / f"shard-{index:05d}.safetensors"
+
+
+def _finished(work: Path, index: int, corpus: Corpus, rows: tuple[int, int]) -> dict[str, Any] | None:
+    """The record of a shard that an earlier run finished, if it is whole."""
+    file = _shard_file(work, index)
+    record = work / f"{file.name}.json"  # written after its shard: a shard without one is made again
+    done: dict[str, Any] | None = read_json(record) if record.exists() and file.exists() else None
+    # The ids are compared too: another version may cut shards elsewhere.
+    if done is None or done["corpus_rows"] != list(rows) or done["checksum"] != checksum(file):
+        return None
+    skipped = {row["id"] for row in done["skipped"]}
+    return done if done["ids"] == [i for i in corpus.ids[slice(*rows)] if i not in skipped] else None
+
+
+def _write_shard(work: Path, index: int, rows: tuple[int, int], shard: Shard) -> dict[str, Any]:
+    file = _shard_file(work, index)
+    write_tensors(file, {"activations": shard.values})
+    record = {
+        "file": file.name,
+        "corpus_rows": list(rows),
+        "rows": len(shard.values),
+        "bytes": file.stat().st_size,
+        "checksum": checksum(file),
+        "ids": shard.ids,
+        "tokens": shard.tokens,
+        "truncated": shard.truncated,
+        "skipped": shard.skipped,
+    }
+    write_json(work / f"{file.name}.json", record)
+    return record
+
+
+def _write_tables(work: Path, shards: list[dict[str, Any]]) -> None:
+    """Writes rows.parquet (id, shard, offset within it, tokens read, whether the row was cut) and skipped.jsonl."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not shards:
-        raise SkillbasisError("the corpus has no rows; nothing was extracted")
+    skipped = [row for shard in shards for row in shard["skipped"]]
+    if not any(shard["rows"] for shard in shards):
+        reason = "the corpus has no rows"
+        if skipped:
+            reason = f"all rows were skipped, the first for {skipped[0]['reason']}"
+        raise SkillbasisError(f"nothing was extracted: {reason}")
     table = pa.table(
         {
             "id": pa.array([i for shard in shards for i in shard["ids"]], pa.string()),
@@ -189,5 +193,80 @@ def _write_rows(work: Path, shards: list[dict[str, Any]]) -> None:
             "truncated": pa.array([t for shard in shards for t in shard["truncated"]], pa.bool_()),
         }
     )
-    with atomic_path(work / "rows.parquet") as temporary:
+    with atomic_path(work / ROWS) as temporary:
         pq.write_table(table, temporary)
+    if skipped:
+        with atomic_path(work / SKIPPED) as temporary:
+            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped), "utf-8")
+
+
+def repair(
+    corpus: Corpus,
+    model: LanguageModel,
+    path: str | Path,
+    *,
+    on_progress: OnProgress | None = None,
+) -> list[str]:
+    """Makes again what is missing or damaged in finished activations, and nothing else.
+
+    Args:
+        corpus: the corpus they were made of.
+        model: the model they were made with.
+        path: the directory; its settings are taken from its manifest.
+    Returns: names of the files that were made again; empty when all were whole.
+    Raises: ArtifactError: not finished, or made of another corpus or with another model.
+    Cost: one reading of all shards; a forward pass over the rows of the damaged ones.
+    """
+    path, reader = Path(path).resolve(), LocalReader(model)
+    store = ActivationStore.read(path)
+    manifest = store.manifest
+    plan = ReadingPlan.of(store.settings, reader.facts)
+    now = plan.inputs(reader.facts, corpus.fingerprint)
+    if now != manifest["inputs"]:
+        keys = ", ".join(sorted(key for key in now if now[key] != manifest["inputs"].get(key))).replace("_", " ")
+        raise ArtifactError(f"{path} was made otherwise ({keys} differ); give the model and corpus it was made from")
+    with lock(path):
+        damaged = store.damaged()
+        if not damaged:
+            return []
+        indices = [i for i, shard in enumerate(manifest["shards"]) if shard["file"] in damaged]
+        ranges: list[tuple[int, int]] = [tuple(manifest["shards"][i]["corpus_rows"]) for i in indices]
+        advance = counter(sum(stop - start for start, stop in ranges), on_progress)
+        shards = reader.read(shard_jobs(corpus, ranges, plan, "skip"), advance)
+        for i, rows, shard in zip(indices, ranges, shards, strict=True):
+            entry = manifest["shards"][i]
+            if len(shard.ids) != entry["rows"]:
+                raise ArtifactError(
+                    f"{path / entry['file']} held {entry['rows']} rows, now {len(shard.ids)}; extract anew"
+                )
+            record = _write_shard(path, i, rows, shard)
+            (path / f"{entry['file']}.json").unlink()
+            # On another processor the last bits may differ, and with them the checksum.
+            entry |= {"bytes": record["bytes"], "checksum": record["checksum"]}
+        if ROWS in damaged:
+            _write_tables(path, _records_without_values(corpus, model, plan, store))
+            manifest["rows_checksum"] = checksum(path / ROWS)
+        write_json(path / MANIFEST, manifest)
+    return sorted(damaged)
+
+
+def _records_without_values(
+    corpus: Corpus, lm: LanguageModel, plan: ReadingPlan, store: ActivationStore
+) -> list[dict[str, Any]]:
+    """What rows.parquet is made from, by tokenising the corpus again."""
+    skipped = {row["id"]: row for row in store.skipped()}
+    records = []
+    ranges = [tuple(shard["corpus_rows"]) for shard in store.manifest["shards"]]
+    for job in shard_jobs(corpus, ranges, plan, "skip"):
+        rows = tokenize_rows(job.rows, lm, plan.span, plan.max_length)
+        kept = [row for row in rows if row.id not in skipped]
+        records.append(
+            {
+                "rows": len(kept),
+                "ids": [row.id for row in kept],
+                "tokens": [row.n_tokens for row in kept],
+                "truncated": [row.truncated for row in kept],
+                "skipped": [skipped[row.id] for row in rows if row.id in skipped],
+            }
+        )
+    return records

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 
+from ..blocks import block_output
 from ..corpus import row_text
-from ..errors import SkillbasisError
-from ..lm import LanguageModel, block_output
+from ..lm import LanguageModel
 
 if TYPE_CHECKING:
     import torch
@@ -62,41 +62,49 @@ def _tokenize(rows: Sequence[dict[str, Any]], lm: LanguageModel, span: Span, max
     encoded = lm.tokenizer(
         [text.text for text in texts],
         add_special_tokens=texts[0].add_special_tokens,
-        return_offsets_mapping=True,
+        return_offsets_mapping=span != "all",
         return_special_tokens_mask=True,
         return_attention_mask=False,
         verbose=False,  # what is longer than the model's context is cut below, so there is nothing to warn of
     )
     tokenized = []
-    columns = (encoded[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
-    for row, text, ids, offsets, added in zip(rows, texts, *columns, strict=True):
+    offsets = encoded["offset_mapping"] if span != "all" else [None] * len(rows)
+    columns = (encoded["input_ids"], offsets, encoded["special_tokens_mask"])
+    for row, text, ids, places, added in zip(rows, texts, *columns, strict=True):
         n_tokens = len(ids)
         while n_tokens and added[n_tokens - 1]:
             n_tokens -= 1
         n_read = min(n_tokens, max_length)
         input_ids = np.asarray(ids[:n_read], dtype=np.int64)
-        starts, ends = np.asarray(offsets[:n_read], dtype=np.int64).reshape(-1, 2).T
-        # A token of nothing but the prompt's last space can be given as the empty stretch behind it.
-        in_response = (starts >= text.response_start) & (ends > text.response_start)
-        pooled = {"all": np.ones(n_read, dtype=bool), "prompt": ~in_response, "response": in_response}[span]
-        pooled &= np.asarray(added[:n_read], dtype=bool) == 0
+        pooled = np.asarray(added[:n_read], dtype=bool) == 0
+        if span != "all":
+            starts, ends = np.asarray(places[:n_read], dtype=np.int64).reshape(-1, 2).T
+            # A token of nothing but the prompt's last space can be given as the empty stretch behind it.
+            in_response = (starts >= text.response_start) & (ends > text.response_start)
+            pooled &= in_response if span == "response" else ~in_response
         if n_read and input_ids[0] == lm.tokenizer.bos_token_id:  # written by a chat template
             pooled[0] = False
         tokenized.append(TokenizedRow(row["id"], input_ids, pooled, n_tokens > max_length))
     return tokenized
 
 
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def token_batches(lengths: Sequence[int], batch_tokens: int, switch: int | None = None) -> Iterator[list[int]]:
     """Groups rows of similar length so that rows x longest stays within a token budget; at least one row each.
 
+    Args:
+        lengths: tokens of each row.
+        batch_tokens: the budget.
+        switch: a length above which the model reads otherwise; no batch has rows on both sides of it.
     Yields: lists of indices into `lengths`, longest rows first, so that memory peaks at once and not after hours.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    n_above = 0 if switch is None else sum(length > switch for length in lengths)
     start = 0
     while start < len(order):
         size = max(1, batch_tokens // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
+        stop = min(start + size, n_above) if start < n_above else start + size
+        yield order[start:stop]
+        start = stop
 
 
 def pad_batch(rows: Sequence[TokenizedRow], pad_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,17 +162,12 @@ class PooledReader:
     def read(self, rows: Sequence[TokenizedRow]) -> np.ndarray:
         """Pools one batch.
 
-        Returns: (n_rows, n_blocks, hidden) float32.
-        Raises: SkillbasisError: a row has no token in the span, or an activation is NaN or infinite.
+        Args:
+            rows: each with at least one token to pool.
+        Returns: (n_rows, n_blocks, hidden) float32; NaN or infinite where the model gave that.
         """
         import torch
 
-        empty = [row.id for row in rows if not row.pooled.any()]
-        if empty:
-            raise SkillbasisError(
-                f"row {empty[0]!r} has no token to pool (empty or cut off in the chosen span); "
-                "drop such rows, raise --max-length or choose another --span"
-            )
         device = self.lm.device
         input_ids, attention, pooled = pad_batch(rows, 0)
         self._mask = torch.from_numpy(pooled).to(device)
@@ -175,13 +178,6 @@ class PooledReader:
                 self.lm.decoder(**arguments)
             result = torch.stack([self._pooled[i] for i in self.block_ids], dim=1).cpu().numpy()
         self._pooled.clear()
-        finite = np.isfinite(result).all(axis=2)  # (rows, blocks)
-        if not finite.all():
-            row, block = np.argwhere(~finite)[0]
-            raise SkillbasisError(
-                f"row {rows[row].id!r} has NaN or infinite activations in block {self.block_ids[block]}; "
-                "try --dtype float32, or drop the row"
-            )
         return result
 
 

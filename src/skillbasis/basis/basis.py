@@ -73,6 +73,20 @@ class SkillBasis:
                     f"{lm.name!r} ({key} {lm.identity[key]}); give that model, or discover a basis of this one"
                 )
 
+    def check_activations(self, manifest: dict[str, Any]) -> None:
+        """Refuses activations that are not made like those of the basis.
+
+        Args:
+            manifest: how they are made.
+        Raises: ArtifactError: naming what differs.
+        """
+        for key in ("weights_fingerprint", "hidden_size", "block_ids", "pooling", "span", "template_fingerprint"):
+            if manifest[key] != self.config[key]:
+                raise ArtifactError(
+                    f"activations and basis do not belong together: {key} is {manifest[key]} of the activations and "
+                    f"{self.config[key]} in the basis; give the model of the basis, and extract with its settings"
+                )
+
     def check_direction(self, direction: int) -> None:
         """Raises: UsageError: when the basis has no such direction."""
         if not 0 <= direction < self.n_components:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..activations import ActivationStore
-from ..artifact import atomic_path
+from ..activations import ActivationSource
+from ..artifact import atomic_path, fingerprint, read_json, remove_tree, write_json
 from ..errors import ArtifactError, UsageError
 from .basis import SkillBasis
 
+_CHUNK_ROWS = 512
 _BASIS_KEY = "skillbasis.basis"  # in the metadata of the Parquet schema
 
 
@@ -112,22 +113,58 @@ class Scores:
         )
 
 
-def score(store: ActivationStore, basis: SkillBasis) -> Scores:
-    """Scores stored activations along a basis, one shard at a time.
+def score(source: ActivationSource, basis: SkillBasis, *, parts: Path | None = None) -> Scores:
+    """Scores activations along a basis, one shard at a time.
 
-    Raises: ArtifactError: the activations were not made like those of the basis (model, blocks, pooling, span).
+    Args:
+        source: stored activations, or a corpus read by a model.
+        parts: a directory for the scores of finished shards; with it a killed call is continued by the same call. The
+            caller removes it once the scores are saved. Parts of other activations or another basis are dropped.
+    Raises: ArtifactError: the activations are not made like those of the basis (model, blocks, pooling, span).
     Cost: one pass over the shards, O(n d K).
     """
-    for key in ("weights_fingerprint", "hidden_size", "block_ids", "pooling", "span", "template_fingerprint"):
-        if store.manifest[key] != basis.config[key]:
-            raise ArtifactError(
-                f"activations and basis do not belong together: {key} is {store.manifest[key]} in {store.path} and "
-                f"{basis.config[key]} in the basis; extract again with the settings of the basis"
-            )
-    values, norm, raw_norm = [], [], []
+    basis.check_activations(source.manifest)
+    tables = [] if parts is None else _finished_parts(parts, source, basis)
+    for number, shard in enumerate(source.shards(start=len(tables)), start=len(tables)):
+        tables.append(_score_shard(shard, source.shard_ids(number), basis))
+        if parts is not None:
+            tables[-1].save(parts / _part_name(number))
+    return Scores(
+        [row_id for table in tables for row_id in table.ids],
+        np.concatenate([table.values for table in tables]),
+        np.concatenate([table.norm for table in tables]),
+        np.concatenate([table.raw_norm for table in tables]),
+        basis.fingerprint,
+    )
+
+
+def _score_shard(shard: np.ndarray, ids: list[str], basis: SkillBasis) -> Scores:
+    values, norm = np.empty((len(shard), basis.n_components)), np.empty(len(shard))
+    raw_norm = np.empty(len(shard))
     mean = basis.mean.reshape(-1)
-    for part in store.shards():
-        values.append(basis.transform(part))
-        norm.append(np.linalg.norm(part - mean, axis=1).astype(np.float64))
-        raw_norm.append(np.linalg.norm(part, axis=1).astype(np.float64))
-    return Scores(store.ids, np.concatenate(values), np.concatenate(norm), np.concatenate(raw_norm), basis.fingerprint)
+    for start in range(0, len(shard), _CHUNK_ROWS):  # bounds the centred copy
+        part = shard[start : start + _CHUNK_ROWS]
+        rows = slice(start, start + len(part))
+        values[rows] = basis.transform(part)
+        norm[rows] = np.linalg.norm(part - mean, axis=1)
+        raw_norm[rows] = np.linalg.norm(part, axis=1)
+    return Scores(ids, values, norm, raw_norm, basis.fingerprint)
+
+
+def _part_name(number: int) -> str:
+    return f"{number:06d}.parquet"
+
+
+def _finished_parts(parts: Path, source: ActivationSource, basis: SkillBasis) -> list[Scores]:
+    """Scores of the shards that an earlier call finished, from the first on without a gap."""
+    inputs = {"activations": fingerprint(source.manifest), "basis": basis.fingerprint}
+    marker = parts / "inputs.json"
+    if parts.exists() and not (marker.exists() and read_json(marker) == inputs):
+        remove_tree(parts)
+    if not parts.exists():
+        parts.mkdir(parents=True)
+        write_json(marker, inputs)
+    tables: list[Scores] = []
+    while (file := parts / _part_name(len(tables))).exists():
+        tables.append(Scores.load(file))
+    return tables

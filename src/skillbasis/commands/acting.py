@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from ..errors import UsageError
 from .options import (
     Dtype,
+    First,
     Format,
     LabelColumn,
     Limit,
@@ -48,6 +50,7 @@ def select(
     on_bad_row: OnBadRow = "stop",
     limit: Limit = None,
     shuffle_seed: ShuffleSeed = None,
+    first: First = False,
 ) -> None:
     """Choose rows of a corpus within a budget, and keep how they were chosen."""
     from ..basis import Scores, SkillBasis
@@ -65,10 +68,15 @@ def select(
     if out.suffix != ".jsonl":
         raise UsageError(f"--out {out} is no .jsonl file; a selection is written as one, so change the name")
     check_file(out)
-    rows = read_corpus(corpus, format, label_column, on_bad_row, limit, shuffle_seed, out)
+    rows = read_corpus(corpus, format, label_column, on_bad_row, limit, shuffle_seed, out, first)
     table = Scores.load(scores) if scores else None
     if basis is not None and table is not None:
         table.check_basis(SkillBasis.load(basis))
+    if table is not None and on_bad_row == "skip":  # rows that gave no activations have no score
+        unscored = set(rows.ids) - set(table.ids)
+        rows = rows.without(unscored)
+        if unscored:
+            print(f"rows without a score, left out: {len(unscored)}", file=sys.stderr)
     measured = Likelihood.load(likelihood) if likelihood else None
     if measured is None and strategy in NEEDS_LIKELIHOOD and model is not None:
         measured = measure_likelihood(rows, load_model(model, dtype=dtype))
@@ -199,6 +207,7 @@ def probe(
     on_bad_row: OnBadRow = "stop",
     limit: Limit = None,
     shuffle_seed: ShuffleSeed = None,
+    first: First = False,
 ) -> None:
     """Pilot fine-tunes along every signed direction, judged on validation problems against random pilots."""
     from ..basis import Scores
@@ -211,7 +220,7 @@ def probe(
     from ..select import Candidates, parse_direction
     from ..train.settings import preset as named
 
-    pool = read_corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out)
+    pool = read_corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out, first)
     sampling = SamplingSettings(rollouts, temperature, max_tokens, seed)
     cells = CellSettings(model, dtype, task, instruction, None, sampling, named(preset), trainer)
     with progress("probe") as tick:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +12,12 @@ import typer
 
 from ..errors import UsageError
 from .options import (
+    AutoBatchTokens,
     Basis,
     BatchTokens,
     Dtype,
+    Engine,
+    First,
     Format,
     LabelColumn,
     Layers,
@@ -25,9 +31,12 @@ from .options import (
     Seed,
     ShuffleSeed,
     Span,
+    Workers,
+    batch_size,
     check_file,
-    extract_rows,
+    open_model,
     read_corpus,
+    reading_progress,
 )
 
 
@@ -39,43 +48,84 @@ def extract(
     pooling: Pooling = "mean",
     span: Span = "all",
     max_length: MaxLength = 8000,
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: AutoBatchTokens = "auto",
     dtype: Dtype = "auto",
+    engine: Engine = "local",
+    workers: Workers = None,
     format: Format = None,
     label_column: LabelColumn = None,
     on_bad_row: OnBadRow = "stop",
     limit: Limit = None,
     shuffle_seed: ShuffleSeed = None,
+    first: First = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace activations that were made otherwise.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make damaged or missing shards again, nothing else.")
+    ] = False,
 ) -> None:
     """Pool the hidden states of every row of a corpus into a directory of activations."""
-    from ..activations import ExtractionSettings
-    from ..lm import load_model
+    from .. import activations
 
-    settings = ExtractionSettings(layers, pooling, span, max_length, batch_tokens)  # type: ignore[arg-type]
-    rows = read_corpus(corpus, format, label_column, on_bad_row, limit, shuffle_seed, out)
-    store = extract_rows(rows, load_model(model, dtype=dtype), out, settings)
+    settings = activations.ExtractionSettings(layers, pooling, span, max_length, batch_size(batch_tokens))  # type: ignore[arg-type]
+    if repair:
+        if engine != "local":
+            raise UsageError("--repair reads the damaged shards in this process; leave out --engine")
+        activations.ActivationStore.read(out)  # before the corpus and the model are loaded
+    rows = read_corpus(corpus, format, label_column, on_bad_row, limit, shuffle_seed, out, first)
+    with open_model(model, dtype, engine, workers) as opened, reading_progress("extract") as on_progress:
+        if repair:
+            made = activations.repair(rows, opened, out, on_progress=on_progress)
+            print(f"{out}: made again {', '.join(made)}" if made else f"{out}: every shard is whole")
+            return
+        store = activations.extract(
+            rows,
+            opened,
+            out,
+            settings,
+            on_bad_row=on_bad_row,  # type: ignore[arg-type]
+            overwrite=overwrite,
+            on_progress=on_progress,
+        )
     cut = f", {store.manifest['n_truncated']} rows cut" if store.manifest["n_truncated"] else ""
+    skipped = store.manifest["n_skipped"]
+    left_out = f", {skipped} rows skipped (skipped.jsonl)" if skipped else ""
     print(
         f"{out}: {len(store)} rows x {len(store.block_ids)} blocks x {store.hidden_size}, "
-        f"{store.manifest['n_tokens']:,} tokens{cut}"
+        f"{store.manifest['n_tokens']:,} tokens{cut}{left_out}"
     )
 
 
-def _store(
-    source: str, model: str | None, settings: Any, dtype: str, folder: str, basis: Any = None, **options: Any
-) -> Any:
-    """Opens a directory of activations, or extracts a corpus into a temporary one; a basis must be of the model."""
-    from ..activations import ActivationStore
-    from ..lm import load_model
+@contextmanager
+def _source(
+    name: str,
+    model: str | None,
+    settings: Any,
+    *,
+    dtype: str,
+    engine: str,
+    workers: int | None,
+    on_bad_row: str,
+    fits: Callable[[dict[str, Any]], None] | None = None,
+    **options: Any,
+) -> Iterator[Any]:
+    """Opens a directory of activations, or a corpus with a model that reads it in every pass."""
+    from ..activations import ActivationStore, LiveActivations
 
-    if (Path(source) / "manifest.json").exists() or Path(f"{source}.partial").exists():
-        return ActivationStore.open(source)
+    if (Path(name) / "manifest.json").exists() or Path(f"{name}.partial").exists():
+        yield ActivationStore.open(name)
+        return
     if model is None:
-        raise UsageError(f"{source} is no directory of activations; give one, or a corpus together with --model")
-    corpus, lm = read_corpus(source, **options), load_model(model, dtype=dtype)
-    if basis is not None:
-        basis.check_model(lm)
-    return extract_rows(corpus, lm, Path(folder) / "activations", settings)
+        raise UsageError(f"{name} is no directory of activations; give one, or a corpus together with --model")
+    corpus = read_corpus(name, on_bad_row=on_bad_row, **options)
+    with open_model(model, dtype, engine, workers) as opened, reading_progress("read") as on_progress:
+        source = LiveActivations(corpus, opened, settings, on_bad_row=on_bad_row, on_progress=on_progress)  # type: ignore[arg-type]
+        if fits is not None:
+            fits(source.manifest)
+        yield source
+    if source.skipped:
+        print(f"rows skipped: {len(source.skipped)}, the first is {next(iter(source.skipped))!r}", file=sys.stderr)
 
 
 def discover(
@@ -91,28 +141,37 @@ def discover(
     pooling: Pooling = "mean",
     span: Span = "all",
     max_length: MaxLength = 8000,
+    batch_tokens: AutoBatchTokens = "auto",
     dtype: Dtype = "auto",
+    engine: Engine = "local",
+    workers: Workers = None,
     format: Format = None,
     on_bad_row: OnBadRow = "stop",
     limit: Limit = None,
     shuffle_seed: ShuffleSeed = None,
+    first: First = False,
 ) -> None:
-    """Find the principal directions of activations."""
-    import tempfile
-
+    """Find the principal directions of activations; those of a corpus with --model are stored nowhere."""
     from ..activations import ExtractionSettings
+    from ..artifact import lock
     from ..basis import PcaSettings, fit_pca
 
     if method != "pca":
         raise UsageError(f"unknown method {method!r}; allowed is pca")
-    settings = ExtractionSettings(layers, pooling, span, max_length)  # type: ignore[arg-type]
-    options = {"format": format, "on_bad_row": on_bad_row, "limit": limit, "shuffle_seed": shuffle_seed, "out": out}
-    with tempfile.TemporaryDirectory() as folder:
-        store = _store(source, model, settings, dtype, folder, **options)
-        basis = fit_pca(store, PcaSettings(k=k, seed=seed, tol_degrees=tol, normalize_blocks=normalize_blocks))
+    pca = PcaSettings(k=k, seed=seed, tol_degrees=tol, normalize_blocks=normalize_blocks)
+    settings = ExtractionSettings(layers, pooling, span, max_length, batch_size(batch_tokens))  # type: ignore[arg-type]
+    reading = {"dtype": dtype, "engine": engine, "workers": workers, "on_bad_row": on_bad_row}
+    options = {"format": format, "limit": limit, "shuffle_seed": shuffle_seed, "first": first, "out": out}
+    checkpoint = out.with_name(f".{out.name}.progress.safetensors")
+    with lock(checkpoint), _source(source, model, settings, **reading, **options) as rows:  # type: ignore[arg-type]
+        basis = fit_pca(rows, pca, checkpoint=checkpoint if rows.live else None)
     basis.save(out)
+    checkpoint.unlink(missing_ok=True)
     share = sum(basis.config["explained_variance_ratio"])
-    print(f"{out}: {k} directions hold {share:.1%} of the variance ({basis.config['solver']} solver)")
+    print(
+        f"{out}: {k} directions hold {share:.1%} of the variance "
+        f"({basis.config['solver']} solver, passes over the rows: {basis.config['passes']})"
+    )
 
 
 def score(
@@ -120,31 +179,37 @@ def score(
     basis: Basis,
     out: Out,
     model: OptionalModel = None,
+    batch_tokens: AutoBatchTokens = "auto",
     dtype: Dtype = "auto",
+    engine: Engine = "local",
+    workers: Workers = None,
     format: Format = None,
     on_bad_row: OnBadRow = "stop",
     limit: Limit = None,
     shuffle_seed: ShuffleSeed = None,
+    first: First = False,
 ) -> None:
     """Score every row along the directions of a basis (Parquet)."""
-    import tempfile
+    from dataclasses import replace
 
-    from ..activations import ExtractionSettings
+    from ..activations import settings_of
+    from ..artifact import lock, remove_tree
     from ..basis import SkillBasis
     from ..basis import score as score_rows
 
     check_file(out)
     loaded = SkillBasis.load(basis)
-    settings = ExtractionSettings(
-        ",".join(map(str, loaded.block_ids)),
-        loaded.config["pooling"],
-        loaded.config["span"],
-        loaded.config["max_length"],
-    )
-    options = {"format": format, "on_bad_row": on_bad_row, "limit": limit, "shuffle_seed": shuffle_seed, "out": out}
-    with tempfile.TemporaryDirectory() as folder:
-        scores = score_rows(_store(source, model, settings, dtype, folder, loaded, **options), loaded)
+    settings = replace(settings_of(loaded.config), batch_tokens=batch_size(batch_tokens))
+    reading = {"dtype": dtype, "engine": engine, "workers": workers, "on_bad_row": on_bad_row}
+    options = {"format": format, "limit": limit, "shuffle_seed": shuffle_seed, "first": first, "out": out}
+    parts = out.with_name(f".{out.name}.parts")
+    with (
+        lock(parts),
+        _source(source, model, settings, fits=loaded.check_activations, **reading, **options) as rows,  # type: ignore[arg-type]
+    ):
+        scores = score_rows(rows, loaded, parts=parts if rows.live else None)
     scores.save(out)
+    remove_tree(parts)
     print(f"{out}: {len(scores.ids)} rows x {loaded.n_components} directions")
 
 
@@ -159,21 +224,21 @@ def likelihood(
     on_bad_row: OnBadRow = "stop",
     limit: Limit = None,
     shuffle_seed: ShuffleSeed = None,
+    first: First = False,
 ) -> None:
     """Measure how likely a model finds each response (Parquet: id, mean_nll, max_nll, tokens)."""
-    from ..console import progress
     from ..evaluate.likelihood import measure_likelihood
     from ..lm import load_model
 
     check_file(out)
-    rows = read_corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out)
-    with progress("likelihood") as tick:
+    rows = read_corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out, first)
+    with reading_progress("likelihood") as on_progress:
         table = measure_likelihood(
             rows,
             load_model(model, dtype=dtype),
             max_length=max_length,
             batch_tokens=batch_tokens,
-            on_progress=lambda done, n, tokens: tick(done, n, f"{tokens:,} tokens"),
+            on_progress=on_progress,
         )
     table.save(out)
     measured = table.mean_nll[table.n_tokens > 0]

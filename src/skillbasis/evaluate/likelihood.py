@@ -100,7 +100,8 @@ def measure_likelihood(
         tokenized = tokenize_rows(rows, lm, "response", max_length)
         answered = [i for i, row in enumerate(tokenized) if row.pooled[1:].any()]  # nothing predicts the first token
         n_done += len(tokenized) - len(answered)
-        for places in token_batches([tokenized[i].n_tokens for i in answered], batch_tokens):
+        lengths = [tokenized[i].n_tokens for i in answered]
+        for places in token_batches(lengths, batch_tokens, lm.length_switch):
             indices = [answered[place] for place in places]
             batch = [tokenized[i] for i in indices]
             input_ids, attention, response = (torch.from_numpy(array).to(lm.device) for array in pad_batch(batch, 0))

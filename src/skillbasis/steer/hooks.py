@@ -12,8 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from ..basis import SkillBasis
+from ..blocks import block_output
 from ..errors import ArtifactError, UsageError, nearest
-from ..lm import LanguageModel, block_output
+from ..lm import LanguageModel
 from .vectors import SteeringVector, direction_vector
 
 if TYPE_CHECKING:

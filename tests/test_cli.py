@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
@@ -25,9 +26,9 @@ import pytest
 import torch
 import yaml
 
-from conftest import files
+from conftest import files, kill_this_process
 from skillbasis import cli
-from skillbasis.activations import ActivationStore
+from skillbasis.activations import ActivationStore, LiveActivations
 from skillbasis.artifact import read_json
 from skillbasis.basis import Scores, SkillBasis
 from skillbasis.evaluate.likelihood import Likelihood
@@ -42,7 +43,7 @@ N_ROWS = 120
 READ = ("--span", "response", "--max-length", "256")
 SAMPLE = ("--rollouts", "2", "--temperature", "0.8", "--max-tokens", "40", "--limit", "8")
 COMMANDS = ["demo", "run", "study", "extract", "discover", "score", "likelihood", "interpret", "select", "train"]
-COMMANDS += ["evaluate", "grade", "probe", "report", "world train", "world pool", "world ship"]
+COMMANDS += ["evaluate", "grade", "probe", "plan", "report", "world train", "world pool", "world ship"]
 START = "from skillbasis.cli import main; main()"
 
 
@@ -123,7 +124,7 @@ def make_bad_inputs(folder: Path) -> None:
 def test_every_command_explains_itself(command: str) -> None:
     shown = done(*command.split(), "--help")
     assert "Usage: " in shown and f"{command} [OPTIONS]" in shown
-    assert all(name in shown for name in ([] if command else COMMANDS[:14]))
+    assert all(name in shown for name in ([] if command else COMMANDS[:15]))
 
 
 def test_extract_keeps_the_corpus_order_and_does_nothing_twice(work: Path) -> None:
@@ -143,6 +144,30 @@ def test_extract_takes_a_random_sample_of_the_embedded_corpus(tmp_path: Path) ->
     done("extract", "embedded", "--model", "embedded", "--out", out, "--limit", "9", "--shuffle-seed", "1", *READ)
     ids = ActivationStore.open(out).ids
     assert len(ids) == 9 and ids == sorted(ids) and ids[-1] > "pool-01000"
+    done("extract", "embedded", "--model", "embedded", "--out", tmp_path / "unseeded", "--limit", "9", *READ)
+    unseeded = ActivationStore.open(tmp_path / "unseeded").ids  # not the first ones unless they are asked for
+    assert unseeded[-1] > "pool-01000" and unseeded != ids
+    done("extract", "embedded", "--model", "embedded", "--out", tmp_path / "first", "--limit", "9", "--first", *READ)
+    assert ActivationStore.open(tmp_path / "first").ids == [f"pool-{i:05d}" for i in range(9)]
+
+
+def test_extract_refuses_other_settings_unless_told_to_overwrite_and_repairs(work: Path, tmp_path: Path) -> None:
+    command = ("extract", work / "pool.jsonl", "--model", "embedded", "--out", tmp_path / "acts", "--max-length", "256")
+    done(*command, "--span", "response")
+    before = files(tmp_path / "acts")
+    refused = skillbasis(*command)
+    assert refused.code == 1
+    assert re.search(r"acts was made otherwise \(span was response and is all\); give the same settings", refused.err)
+    assert files(tmp_path / "acts") == before
+    assert "every shard is whole" in done(*command, "--repair")
+    shard = tmp_path / "acts" / "shard-00000.safetensors"
+    shard.write_bytes(before[shard.name][:-1] + b"!")
+    stopped = skillbasis("discover", tmp_path / "acts", "--out", tmp_path / "basis", "--k", "2")
+    assert stopped.code == 1 and "shard-00000.safetensors is missing or damaged; make it again by" in stopped.err
+    assert "made again shard-00000.safetensors" in done(*command, "--repair")
+    assert files(tmp_path / "acts") == before
+    done(*command, "--overwrite")
+    assert ActivationStore.open(tmp_path / "acts").manifest["span"] == "all"
 
 
 def test_extract_says_how_many_rows_were_cut(work: Path, tmp_path: Path) -> None:
@@ -183,7 +208,41 @@ def test_discover_and_score_go_straight_from_a_corpus(work: Path, tmp_path: Path
     assert (tmp_path / "basis" / "basis.safetensors").read_bytes() == through_store
     done("score", corpus, *model, "--basis", work / "basis", "--out", tmp_path / "scores.parquet")
     assert (tmp_path / "scores.parquet").read_bytes() == (work / "scores.parquet").read_bytes()
-    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"basis", "scores.parquet"}
+    left = {path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")}
+    assert left == {"basis", "scores.parquet"}
+
+
+@pytest.mark.parametrize("command", ["discover", "score"])
+def test_reading_without_a_store_goes_on_after_a_kill(
+    command: str, work: Path, tmp_path: Path, in_child: Callable[[Callable[[], object]], int], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(importlib.import_module("skillbasis.activations.extract"), "_MAX_SHARD_ROWS", 20)
+    for name, value in (("_SAVE_EVERY_S", 0.0), ("_SAVE_SHARE", 1e9)):
+        monkeypatch.setattr(importlib.import_module("skillbasis.basis.passes"), name, value)
+    options = ["--k", "3", *READ] if command == "discover" else ["--basis", work / "basis"]
+
+    def arguments(name: str) -> tuple[str | Path, ...]:
+        return (command, work / "pool.jsonl", "--model", "embedded", "--out", tmp_path / name, *options)
+
+    done(*arguments("whole"))
+    read, n_read = LiveActivations.shards, [0]
+
+    def shards(self: LiveActivations, start: int = 0) -> Iterator[np.ndarray]:
+        for shard in read(self, start):
+            yield shard
+            n_read[0] += 1
+            if n_read[0] == 4:
+                kill_this_process()
+
+    monkeypatch.setattr(LiveActivations, "shards", shards)
+    assert in_child(lambda: skillbasis(*arguments("killed"))) == -9
+    monkeypatch.setattr(LiveActivations, "shards", lambda self, start=0: (starts.append(start), read(self, start))[1])
+    starts: list[int] = []
+    done(*arguments("killed"))
+    assert starts[0] == 4
+    read_bytes = files if command == "discover" else Path.read_bytes
+    assert read_bytes(tmp_path / "killed") == read_bytes(tmp_path / "whole")
+    assert not [path.name for path in tmp_path.glob(".killed.p*") if not path.name.endswith(".lock")]
 
 
 def test_scores_are_centred_projections(work: Path) -> None:
@@ -216,6 +275,7 @@ STRATEGY_OPTIONS = {
     "low-nll": ["--model", "embedded"],
     "random": [],
     "human-balanced": [],
+    "coverage": [],
 }
 
 
@@ -435,6 +495,13 @@ WRONG_USE = {  # exit code 2
     EXTRACT + " --label-column subjct": r"has no column 'subjct'; its columns are id",
     EXTRACT + " --on-bad-row ignore": r"--on-bad-row is 'stop' or 'skip', not 'ignore'",
     EXTRACT + " --shuffle-seed 1": r"--shuffle-seed draws the sample that --limit asks for; give --limit",
+    EXTRACT + " --first": r"--first takes the rows that --limit asks for; give --limit too",
+    EXTRACT + " --limit 5 --first --shuffle-seed 1": r"--first and --shuffle-seed exclude each other; give one of them",
+    EXTRACT + " --batch-tokens many": r"--batch-tokens 'many' is neither a number of tokens nor 'auto'",
+    EXTRACT + " --batch-tokens 0": r"batch_tokens must be at least 1, not 0",
+    EXTRACT + " --engine dask": r"--engine 'dask' is neither 'local' nor 'ray'",
+    EXTRACT + " --workers 2": r"--workers is for --engine ray; one process reads here",
+    EXTRACT + " --repair --engine ray": r"--repair reads the damaged shards in this process; leave out --engine",
     "discover {work}/pool.jsonl --out {new}": r"is no directory of activations; give one, or a corpus together with --",
     "discover {work}/acts --out {new} --k 0": r"k must be at least 1, not 0",
     "discover {work}/acts --out {new} --k 121": r"k = 121 needs more than 121 rows, but the activations have 120",

@@ -138,6 +138,18 @@ def test_extraction_on_workers_gives_the_same_bytes_also_when_one_is_killed(
     assert here.manifest | {"model": ""} == there.manifest | {"model": ""}
 
 
+def test_the_command_line_reads_on_a_cluster(cluster: None, tmp_path: Path) -> None:
+    from skillbasis.cli import app
+
+    def extract_by(*engine: str) -> dict[str, bytes]:
+        out = tmp_path / engine[1]
+        command = ["extract", "embedded", "--model", "embedded", "--out", str(out), "--limit", "50", *engine]
+        app(command, standalone_mode=False)
+        return files(out)
+
+    assert extract_by("--engine", "ray", "--workers", "1") == extract_by("--engine", "local")
+
+
 def test_without_ray_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"--engine ray needs Ray; install it with: pip install 'skillbasis\[ray\]'"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from skillbasis.errors import ArtifactError, UsageError
 from skillbasis.evaluate.generate import Prompt, SamplingSettings, generate
 from skillbasis.lm import LanguageModel
 from skillbasis.steer import SteeringVector, direction_vector, random_vector, steer
+from skillbasis.steer.sweep import _SweepWorker
 from tiny import HIDDEN, N_BLOCKS, tiny_lm, user
 
 BLOCKS = [0, 2]
@@ -374,3 +376,15 @@ def test_random_vectors_have_the_norms_of_the_real_one(basis: SkillBasis) -> Non
     np.testing.assert_array_equal(control.values, random_vector(like, 5).values)
     assert not np.allclose(control.values, random_vector(like, 6).values)
     assert control.values.dtype == np.float32 and control.model_fingerprint == "abc"
+
+
+def test_a_sweep_asks_with_the_instruction_it_is_given(tmp_path: Path) -> None:
+    task = tmp_path / "sums.jsonl"
+    task.write_text('{"id": "a", "problem": "What is 1 plus 1?", "answer": "2"}\n')
+    prompts = {}
+    for instruction in ("none", "Think first."):
+        worker = _SweepWorker("embedded", "auto", str(task), instruction, None, SamplingSettings())
+        prompts[instruction] = worker.task.problems[0].prompt[-1]["content"]
+    assert prompts["none"] == "What is 1 plus 1?"
+    assert prompts["Think first."].startswith("What is 1 plus 1?")
+    assert prompts["Think first."].endswith("Think first.")

@@ -9,7 +9,7 @@ import warnings
 
 import typer
 
-from .commands import acting, reading, runs, world
+from .commands import acting, planning, reading, runs, world
 from .errors import SkillbasisError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 for command in (
     runs.demo,
     runs.run,
+    planning.plan,
     reading.extract,
     reading.discover,
     reading.score,

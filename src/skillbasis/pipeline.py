@@ -313,6 +313,7 @@ def _steer(run: Run, recipe: Recipe, lm: LanguageModel, basis: SkillBasis, chose
             sampling_settings(block.sampling, recipe.seed),
             settings,
             dtype=recipe.dtype,
+            instruction=recipe.instruction,
             n_problems=block.n_problems,
             n_workers=_workers(recipe, lm),
             on_point=lambda point, done, n: tick(done, n, f"{point['vector']} {point['scope']} {point['alpha']:g}"),

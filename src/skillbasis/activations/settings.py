@@ -9,7 +9,7 @@ from ..errors import UsageError, nearest
 from ..lm import parse_layers
 from .pooling import POOLINGS, SPANS, Pooling, Span
 
-_CPU_BATCH_TOKENS = 8192  # on a processor more is not faster
+_CPU_BATCH_TOKENS = 1024  # on a processor more only leaves its caches (measured: docs/experiments.md)
 _GPU_BATCH_TOKENS = 32768
 
 
@@ -24,7 +24,7 @@ class ExtractionSettings:
     max_length: int = 8000
     """Tokens after which a row is cut (the paper's 8,000); never more than the model's context."""
     batch_tokens: int | Literal["auto"] = "auto"
-    """Rows x longest row of one forward pass. `auto` takes 8,192 on a processor and 32,768 on an accelerator. Either is
+    """Rows x longest row of one forward pass. `auto` takes 1,024 on a processor and 32,768 on an accelerator. Either is
     halved when memory runs out. Vectors of other batches differ by rounding only."""
 
     def __post_init__(self) -> None:

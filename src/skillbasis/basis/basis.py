@@ -66,12 +66,7 @@ class SkillBasis:
 
         Raises: ArtifactError: naming what differs.
         """
-        for key in ("model_type", "hidden_size", "n_blocks", "weights_fingerprint"):
-            if self.config[key] != lm.identity[key]:
-                raise ArtifactError(
-                    f"the basis was found on model {self.config['model']!r} ({key} {self.config[key]}), not on "
-                    f"{lm.name!r} ({key} {lm.identity[key]}); give that model, or discover a basis of this one"
-                )
+        self._check_identity(lm.identity)
 
     def check_activations(self, manifest: dict[str, Any]) -> None:
         """Refuses activations that are not made like those of the basis.
@@ -80,11 +75,20 @@ class SkillBasis:
             manifest: how they are made.
         Raises: ArtifactError: naming what differs.
         """
-        for key in ("weights_fingerprint", "hidden_size", "block_ids", "pooling", "span", "template_fingerprint"):
+        self._check_identity(manifest)
+        for key in ("block_ids", "pooling", "span", "template_fingerprint"):
             if manifest[key] != self.config[key]:
                 raise ArtifactError(
                     f"activations and basis do not belong together: {key} is {manifest[key]} of the activations and "
-                    f"{self.config[key]} in the basis; give the model of the basis, and extract with its settings"
+                    f"{self.config[key]} in the basis; extract again with the settings of the basis"
+                )
+
+    def _check_identity(self, other: dict[str, Any]) -> None:
+        for key in ("model_type", "hidden_size", "n_blocks", "weights_fingerprint"):
+            if self.config[key] != other[key]:
+                raise ArtifactError(
+                    f"the basis was found on model {self.config['model']!r} ({key} {self.config[key]}), not on "
+                    f"{other['model']!r} ({key} {other[key]}); give that model, or discover a basis of this one"
                 )
 
     def check_direction(self, direction: int) -> None:

@@ -1,26 +1,39 @@
-"""Principal directions of stored activations: exact from the covariance where it is small, else block Krylov.
+"""Principal directions of activations: exact from the covariance where it is small, else block Krylov.
 
-Dimension names: n rows, d = blocks x hidden features, k components, b = width of a Krylov block.
+Dimension names: n rows, d = blocks x hidden features, k components, b = width of a Krylov block. Vectors are rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ..activations import ActivationStore
+from ..activations import ActivationSource
+from ..artifact import fingerprint
 from ..errors import SkillbasisError, UsageError, nearest
 from .basis import SkillBasis, fix_signs
+from .krylov import KrylovSpace
+from .passes import Tensors, run_passes, strip_prefix
+from .sums import CovarianceSums, PassSums
 
 _MAX_EXACT_FEATURES = 2048  # covariance of 32 MiB in float64, n d^2 work: exact is also the fastest here
 _MAX_PASSES = 30
 _NO_VARIATION = 1e-6  # of the root-mean-square value: what is left then is float32 rounding
+_NO_VARIANCE = 1e-10  # of the largest variance, along a direction: the same for variances, with room
+_DOUBTFUL = 1e-6  # of the largest variance: sums in float32 may make up as much as a hundredth of this
+_SPARE = 10  # random vectors beyond k in a Krylov block
+_SHIFT_ROWS = 1024
 
 Method = Literal["auto", "exact", "krylov"]
 METHODS: tuple[str, ...] = get_args(Method)
+
+_IDENTITY = ("model", "model_type", "weights_fingerprint", "tokenizer_fingerprint", "template_fingerprint")
+_READING = ("hidden_size", "n_blocks", "block_ids", "pooling", "span", "max_length", "dtype", "corpus")
+_CONFIG_KEYS = (*_IDENTITY, *_READING, "corpus_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -32,12 +45,15 @@ class PcaSettings:
     seed: int = 0
     """Seed of the first Krylov block; the exact method does not use it."""
     tol_degrees: float = 0.1
-    """Block Krylov stops when the largest principal angle to the previous subspace is below this."""
+    """Block Krylov stops when the directions are estimated to be nearer to the true ones than this."""
     method: Method = "auto"
     """`exact` for up to 2048 features, else `krylov`, unless one of them is named."""
     normalize_blocks: bool = False
     """Divide each block by its root-mean-square deviation before the PCA, so that late blocks, whose activations are
     larger, do not outweigh the others; directions are orthogonal in that metric."""
+    width: int | None = None
+    """Vectors of a Krylov block. By default k + 10 for stored activations, and max(8k, 128) where every pass runs the
+    model: a wider block needs more memory and fewer passes."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -47,182 +63,300 @@ class PcaSettings:
             raise UsageError(f"k must be at least 1, not {self.k}")
         if not self.tol_degrees > 0:
             raise UsageError(f"tol_degrees must be above 0, not {self.tol_degrees}")
+        if self.width is not None and self.width < self.k:
+            raise UsageError(f"width must be at least k = {self.k}, not {self.width}")
 
 
-def fit_pca(store: ActivationStore, settings: PcaSettings | None = None) -> SkillBasis:
+def fit_pca(
+    source: ActivationSource,
+    settings: PcaSettings | None = None,
+    *,
+    checkpoint: Path | None = None,
+    on_pass: Callable[[int], None] | None = None,
+) -> SkillBasis:
     """Finds the k principal directions of the centred activations.
 
     Args:
-        store: n rows of d features, read shard by shard.
+        source: n rows of d features, read shard by shard: stored, or made by the model in every pass.
+        checkpoint: a file that keeps the state of the passes; with it a killed call is continued by the same call
+            and gives the same bytes. The caller removes it when the basis is saved.
+        on_pass: called with the number of each pass, from 1, as it begins.
     Returns: a basis; directions in descending order of variance, signs fixed.
     Raises: UsageError: k above the number of features, not below the number of rows, or above the rank.
-        SkillbasisError: the activations do not vary.
-    Cost: exact: three passes, O(n d^2) time, O(d^2) memory. Krylov: one pass per iteration, O(n d b) each,
-        memory O(d b passes), independent of n.
+        SkillbasisError: the activations do not vary, or the directions do not settle.
+    Cost: exact: one pass, O(n d^2) time, O(d^2) memory. Krylov: one pass per block, O(n d b) time each, memory
+        O(d b passes), independent of n.
     Source: Musco & Musco 2015 (block Krylov for PCA), with Rayleigh-Ritz on the whole Krylov space.
     """
     settings = settings or PcaSettings()
-    n, d, k = len(store), store.n_features, settings.k
+    d, k = source.n_features, settings.k
     if k > d:
         raise UsageError(f"k = {k} is more than the {d} features of the activations; choose a smaller k")
-    if k >= n:
-        raise UsageError(f"k = {k} needs more than {k} rows, but the activations have {n}; choose a smaller k")
-    mean, block_rms = _moments(store)
-    total_variance = float((block_rms**2).sum() * store.hidden_size * n / (n - 1))
-    if total_variance <= _NO_VARIATION**2 * float((mean**2).sum()):
-        raise SkillbasisError("the activations do not vary over the rows: every text reads the same to the model")
-    scale = np.repeat(block_rms if settings.normalize_blocks else np.ones_like(block_rms), store.hidden_size)
-    mean_rms = np.sqrt(np.square(mean).reshape(len(block_rms), -1).mean(axis=1))  # (blocks,)
-    still = np.flatnonzero(block_rms <= _NO_VARIATION * mean_rms)
-    if settings.normalize_blocks and len(still):
-        raise SkillbasisError(
-            f"block {store.block_ids[still[0]]} does not vary over the rows; leave it out with --layers"
-        )
-
-    def product(block: np.ndarray) -> np.ndarray:
-        """Covariance of the centred, scaled activations times a (d, b) block, one pass over the shards."""
-        total = np.zeros(block.shape, dtype=np.float64)
-        mean32, inverse, block32 = mean.astype(np.float32), (1 / scale).astype(np.float32), block.astype(np.float32)
-        for part in store.shards():
-            centred = (part - mean32) * inverse  # (rows, d)
-            total += centred.T @ (centred @ block32)
-        return total / (n - 1)
-
+    _check_rows(k, len(source))
     exact = settings.method == "exact" or (settings.method == "auto" and d <= _MAX_EXACT_FEATURES)
-    if exact:
-        values, vectors, report = _exact(store, mean, scale, k)
-    else:
-        values, vectors, report = _block_krylov(product, d, settings)
-    directions = (vectors / scale[:, None]).T  # (k, d), back in the units of the activations
+    solver: _Exact | _BlockKrylov = _Exact(source, settings) if exact else _BlockKrylov(source, settings)
+    inputs = {"settings": asdict(settings), "activations": source.manifest}
+    run_passes(
+        source,
+        solver,
+        inputs_fingerprint=fingerprint(inputs),
+        checkpoint=checkpoint,
+        on_pass=on_pass,
+    )
+    moments = solver.moments
+    assert moments is not None
+    directions = solver.vectors / moments.scale  # (k, d), back in the units of the activations
     lengths = np.linalg.norm(directions, axis=1)
     directions = fix_signs(directions / lengths[:, None])
-    score_variance = _score_variance(store, mean, directions)
-    # Eigenvalues along no variance at all come out of the iteration as rounding noise; those of the scores do not.
-    measured = score_variance * lengths**2
-    rank = int((measured > 1e-10 * measured.max()).sum())
-    if rank < k:
-        raise UsageError(f"k = {k} is more than the {rank} directions along which the activations vary; choose {rank}")
-    keys: tuple[str, ...] = (
-        "model",
-        "model_type",
-        "weights_fingerprint",
-        "tokenizer_fingerprint",
-        "template_fingerprint",
-    )
-    keys += ("hidden_size", "n_blocks", "block_ids", "pooling", "span", "max_length", "dtype", "corpus")
-    config: dict[str, Any] = {key: store.manifest[key] for key in (*keys, "corpus_fingerprint", "rows")}
+    score_variance = solver.values / lengths**2
+    config: dict[str, Any] = {key: source.manifest[key] for key in _CONFIG_KEYS}
     config |= {
+        "rows": moments.n_rows,
         "method": "pca",
         "settings": asdict(settings),
         "n_components": k,
         "orthogonal": not settings.normalize_blocks,
-        "block_rms": block_rms.tolist(),
+        "block_rms": moments.block_rms.tolist(),
         "explained_variance": score_variance.tolist(),
-        "explained_variance_ratio": (score_variance / total_variance).tolist(),
-        "total_variance": total_variance,
-        "eigenvalues": values.tolist(),
-        **report,
+        "explained_variance_ratio": (score_variance / moments.total_variance).tolist(),
+        "total_variance": moments.total_variance,
+        "eigenvalues": solver.values.tolist(),
+        **solver.report,
     }
+    shape = (len(source.block_ids), source.hidden_size)
     return SkillBasis(
-        directions=directions.reshape(k, len(store.block_ids), store.hidden_size).astype(np.float32),
-        mean=mean.reshape(len(store.block_ids), store.hidden_size).astype(np.float32),
+        directions=directions.reshape(k, *shape).astype(np.float32),
+        mean=moments.mean.reshape(shape).astype(np.float32),
         explained_variance=score_variance,
         score_std=np.sqrt(score_variance),
         config=config,
     )
 
 
-def _moments(store: ActivationStore) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and root-mean-square deviation of each block (blocks,), in float64, merged shard by shard.
+@dataclass(frozen=True)
+class _Moments:
+    """What the first pass measures of the rows."""
 
-    Source: Chan, Golub & LeVeque 1979: merging centred sums, since sums of squares would cancel under a large mean.
+    n_rows: int
+    mean: np.ndarray
+    """(d,) float64."""
+    block_rms: np.ndarray
+    """(blocks,) float64, root-mean-square deviation of each block."""
+    scale: np.ndarray
+    """(d,) float64 that the activations are divided by: 1, or each block's root-mean-square deviation."""
+
+    @property
+    def total_variance(self) -> float:
+        per_block = len(self.mean) // len(self.block_rms)
+        return float((self.block_rms**2).sum() * per_block * self.n_rows / (self.n_rows - 1))
+
+    @classmethod
+    def of(cls, sums: PassSums | CovarianceSums, source: ActivationSource, settings: PcaSettings) -> _Moments:
+        """Raises: UsageError: too few rows. SkillbasisError: rows that do not vary, or are not finite."""
+        _check_rows(settings.k, sums.n_rows)
+        mean, blocks = sums.mean, source.block_ids
+        block_rms = np.sqrt(sums.variance.reshape(len(blocks), -1).mean(axis=1))
+        if not np.isfinite(block_rms).all():
+            raise SkillbasisError(
+                "the activations are not finite everywhere; extract them again with --on-bad-row skip"
+            )
+        mean_rms = np.sqrt(np.square(mean).reshape(len(blocks), -1).mean(axis=1))  # (blocks,)
+        if (block_rms**2).sum() <= _NO_VARIATION**2 * (mean_rms**2).sum():
+            raise SkillbasisError("the activations do not vary over the rows: every text reads the same to the model")
+        still = np.flatnonzero(block_rms <= _NO_VARIATION * mean_rms)
+        if settings.normalize_blocks and len(still):
+            raise SkillbasisError(f"block {blocks[still[0]]} does not vary over the rows; leave it out with --layers")
+        scale = np.repeat(block_rms if settings.normalize_blocks else np.ones_like(block_rms), source.hidden_size)
+        return cls(sums.n_rows, mean, block_rms, scale)
+
+    def tensors(self) -> Tensors:
+        return {name: np.asarray(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors) -> _Moments:
+        arrays: dict[str, Any] = {name: tensor.copy() for name, tensor in tensors.items()}
+        return cls(**arrays | {"n_rows": tensors["n_rows"].item()})
+
+
+def _check_rows(k: int, n_rows: int) -> None:
+    if k >= n_rows:
+        raise UsageError(f"k = {k} needs more than {k} rows, but the activations have {n_rows}; choose a smaller k")
+
+
+def _check_rank(variances: np.ndarray) -> None:
+    """Refuses directions along which nothing varies: they are rounding noise."""
+    k, rank = len(variances), int((variances > _NO_VARIANCE * variances.max()).sum())
+    if rank < k:
+        raise UsageError(f"k = {k} is more than the {rank} directions along which the activations vary; choose {rank}")
+
+
+def _shift(rows: np.ndarray) -> np.ndarray:
+    """(d,): a value near the mean, from the first rows of a pass."""
+    return rows[:_SHIFT_ROWS].mean(axis=0, dtype=np.float64)  # type: ignore[no-any-return]
+
+
+class _Exact:
+    """Top k eigenpairs of the whole covariance, gathered in float64 in one pass."""
+
+    sums_type = CovarianceSums
+
+    def __init__(self, source: ActivationSource, settings: PcaSettings) -> None:
+        self._source, self._settings = source, settings
+        self.moments: _Moments | None = None
+        self.values: np.ndarray = np.empty(0)
+        self.vectors: np.ndarray = np.empty((0, source.n_features))
+        self.report: dict[str, Any] = {"solver": "exact", "passes": 1, "residual": 0.0}
+
+    @property
+    def done(self) -> bool:
+        return self.moments is not None
+
+    def begin(self, first: np.ndarray) -> CovarianceSums:
+        return CovarianceSums.empty(_shift(first))
+
+    def take(self, sums: CovarianceSums) -> None:
+        from scipy.linalg import eigh
+
+        self.moments = _Moments.of(sums, self._source, self._settings)
+        d, scale = self._source.n_features, self.moments.scale
+        covariance = sums.covariance / scale / scale[:, None]
+        values, vectors = eigh(covariance, subset_by_index=[d - self._settings.k, d - 1], overwrite_a=True)
+        self.values, self.vectors = values[::-1], vectors[:, ::-1].T
+        _check_rank(self.values)
+
+    def tensors(self) -> Tensors:
+        return {}
+
+    def restore(self, tensors: Tensors) -> None:
+        assert not tensors
+
+
+class _BlockKrylov:
+    """Top k eigenpairs from a growing block Krylov space: each pass multiplies its newest block once.
+
+    The scale of the blocks is known only after the first pass. Since S^-1 C S^-1 (S B) = S^-1 (C B), the block B of
+    that pass still counts: the space then begins with S B.
     """
-    count, mean, squares = 0, np.zeros(store.n_features), np.zeros(store.n_features)
-    for part in store.shards():
-        part_mean = part.mean(axis=0, dtype=np.float64)
-        part_squares = np.square(part - part_mean.astype(np.float32)).sum(axis=0, dtype=np.float64)
-        delta, total = part_mean - mean, count + len(part)
-        squares += part_squares + delta**2 * count * len(part) / total
-        mean += delta * len(part) / total
-        count = total
-    per_block = squares.reshape(len(store.block_ids), -1)  # (blocks, hidden)
-    return mean, np.sqrt(per_block.mean(axis=1) / count)
 
+    sums_type = PassSums
 
-def _score_variance(store: ActivationStore, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Variance (k,) of the scores along unit directions (k, d), one pass."""
-    total = np.zeros(len(directions))
-    mean32, directions32 = mean.astype(np.float32), directions.astype(np.float32)
-    for part in store.shards():
-        total += np.square((part - mean32) @ directions32.T, dtype=np.float64).sum(axis=0)
-    return total / (len(store) - 1)
+    def __init__(self, source: ActivationSource, settings: PcaSettings) -> None:
+        self._source, self._settings = source, settings
+        k, d = settings.k, source.n_features
+        width = settings.width or (max(8 * k, 128) if source.live else k + _SPARE)
+        self._width = min(d, width)
+        self.moments: _Moments | None = None
+        self._space = KrylovSpace(k, d)
+        self._next: np.ndarray | None = None
+        """(b, d) what the next pass multiplies, in the scaled units."""
+        self._n_passes = 0
+        self._measuring = self._was_measured = False
+        self._measured: np.ndarray | None = None
+        self.done = False
 
+    @property
+    def values(self) -> np.ndarray:
+        """(k,) variances along the directions, in descending order."""
+        return self._space.values if self._measured is None else self._measured
 
-def _exact(
-    store: ActivationStore, mean: np.ndarray, scale: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Top k eigenpairs of the covariance, accumulated in float64. Returns: values (k,), vectors (d, k), report."""
-    from scipy.linalg import eigh
+    @property
+    def vectors(self) -> np.ndarray:
+        """(k, d) orthonormal, in the scaled units."""
+        return self._space.ritz
 
-    d = store.n_features
-    covariance = np.zeros((d, d))
-    for part in store.shards():
-        for start in range(0, len(part), 2048):  # bounds the float64 copy
-            centred = (part[start : start + 2048].astype(np.float64) - mean) / scale
-            covariance += centred.T @ centred
-    covariance /= len(store) - 1
-    values, vectors = eigh(covariance, subset_by_index=[d - k, d - 1])
-    return values[::-1], vectors[:, ::-1], {"solver": "exact", "passes": 3, "residual": 0.0}
+    @property
+    def report(self) -> dict[str, Any]:
+        return {
+            "solver": "krylov",
+            "passes": self._n_passes,
+            "angle_degrees": self._space.angle_degrees,
+            "angle_estimated_by": self._space.estimated_by,
+            "residual": self._space.residual,
+        }
 
+    def begin(self, first: np.ndarray) -> PassSums:
+        if self.moments is None:
+            return PassSums.empty(_shift(first), self._first_block(first), squares=True)
+        assert self._next is not None
+        return PassSums.empty(self.moments.mean, self._next / self.moments.scale)
 
-def _block_krylov(
-    product: Callable[[np.ndarray], np.ndarray], d: int, settings: PcaSettings
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """Top k eigenpairs of a covariance known by its products, from a growing block Krylov space.
+    def _first_block(self, first: np.ndarray) -> np.ndarray:
+        """The block (b, d) of the first pass: random; where passes are dear, mostly the directions of the first rows.
 
-    Each pass multiplies the newest block once; since products with all earlier blocks are kept, Rayleigh-Ritz values
-    and residuals of the whole space cost no further pass.
-    Returns: values (k,), vectors (d, k), report with passes, last angle in degrees and relative residual.
-    """
-    from scipy.linalg import qr
+        Those are near the directions of all rows, which saves a pass. Stored activations do without, since the result
+        would depend on how the rows are cut into shards. The random part is as wide as a wholly random block, so that
+        first rows unlike the others cost a pass and nothing else.
+        """
+        d, n_random = self._source.n_features, self._settings.k + _SPARE
+        guess = np.empty((0, d))
+        if self._source.live and self._width > n_random:
+            guess = self._directions_of(first[: 4 * self._width])[: self._width - n_random]
+        random = np.random.default_rng(self._settings.seed).standard_normal((self._width - len(guess), d))
+        return np.linalg.qr(np.vstack([guess, random / np.sqrt(d)]).T)[0].T
 
-    k, width = settings.k, min(d, settings.k + 10)
-    rng = np.random.default_rng(settings.seed)
-    newest = np.linalg.qr(rng.standard_normal((d, width)))[0]
-    space, images, ritz = newest, np.empty((d, 0)), None
-    for passes in range(1, _MAX_PASSES + 1):  # noqa: B007 (used below)
-        image = product(newest)  # (d, b)
-        images = np.hstack([images, image])
-        small = space.T @ images
-        values, rotation = np.linalg.eigh((small + small.T) / 2)
-        values, rotation = values[::-1][:k], rotation[:, ::-1][:, :k]
-        previous, ritz = ritz, space @ rotation  # (d, k)
-        residual = np.linalg.norm(images @ rotation - ritz * values, axis=0) / max(values[0], 1e-300)
-        angle = 90.0 if previous is None else _largest_angle(previous, ritz)
-        if angle < settings.tol_degrees:
-            break
-        grown = image
-        for _ in range(2):  # twice is enough (Parlett): keeps the space orthonormal
-            grown = grown - space @ (space.T @ grown)
-        newest, triangle, _ = qr(grown, mode="economic", pivoting=True)  # the pivots tell which columns are new
-        pivots: np.ndarray = np.abs(np.asarray(triangle, dtype=np.float64).diagonal())
-        newest = newest[:, pivots > 1e-12 * values[0]]
-        if newest.shape[1] == 0:
-            angle = 0.0
-            break  # the space is closed under the covariance: the answer is exact
-        newest = np.linalg.qr(newest - space @ (space.T @ newest))[0]
-        space = np.hstack([space, newest])
-    else:
-        raise SkillbasisError(
-            f"the directions had not settled to {settings.tol_degrees} degrees after {_MAX_PASSES} passes "
-            f"(last move {angle:.2f} degrees: the spectrum is flat there); choose a smaller k or a larger --tol"
-        )
-    report = {"solver": "krylov", "passes": passes + 2, "angle_degrees": angle, "residual": float(residual.max())}
-    assert ritz is not None
-    return values, ritz, report
+    def _directions_of(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors (<= n, d) that, scaled, are the principal directions of a few scaled rows (n, d)."""
+        centred = rows - rows.mean(axis=0)
+        scale = np.ones(self._source.n_features, dtype=np.float32)
+        if self._settings.normalize_blocks:
+            by_block = np.square(centred).reshape(len(rows), len(self._source.block_ids), -1)
+            rms = np.sqrt(by_block.mean(axis=(0, 2)))  # (blocks,)
+            scale = np.repeat(np.where(rms > 0, rms, 1), self._source.hidden_size)
+        basis, triangle = np.linalg.qr((centred / scale).T)
+        left, sizes, _ = np.linalg.svd(triangle)
+        return (basis @ left[:, sizes > 1e-5 * sizes[0]]).T / scale  # type: ignore[no-any-return]
 
+    def take(self, sums: PassSums) -> None:
+        if self.moments is None:
+            self.moments = _Moments.of(sums, self._source, self._settings)
+        if sums.n_rows != self.moments.n_rows:
+            raise SkillbasisError(
+                f"the first pass gave {self.moments.n_rows} rows and a later one {sums.n_rows}; "
+                "leave corpus and model as they are while the directions are being found, and start again"
+            )
+        self._n_passes += 1
+        block = sums.block.astype(np.float64)
+        if self._measuring:
+            self._measured = np.einsum("bd,bd->b", block, sums.image)
+            self._measuring, self._was_measured = False, True
+            _check_rank(self._measured)
+        else:
+            self._measured = None
+            self._space.extend(block * self.moments.scale, sums.image / self.moments.scale)
+        self._choose()
 
-def _largest_angle(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest principal angle in degrees between the spans of orthonormal (d, k) blocks, accurate for small angles."""
-    sine = float(np.linalg.norm(b - a @ (a.T @ b), ord=2))
-    return float(np.degrees(np.arcsin(min(1.0, sine))))
+    def _choose(self) -> None:
+        """Chooses what the next pass multiplies, or finds that there need be none."""
+        space, tol = self._space, self._settings.tol_degrees
+        if not space.angle_degrees < tol:
+            self._next = space.next_block()
+        settled = space.angle_degrees < tol  # also where the next block was found to be empty
+        # A variance this small may be rounding noise of the sums. A pass over the directions themselves has none.
+        doubtful = self._measured is None and space.values[-1] < _DOUBTFUL * space.values[0]
+        if doubtful and (settled or (self._n_passes > 1 and not self._was_measured)):
+            self._next, self._measuring = space.ritz, True
+        elif settled:
+            self.done = True
+        if not self.done and self._n_passes >= _MAX_PASSES:
+            k = self._settings.k
+            raise SkillbasisError(
+                f"the directions had not settled to {tol} degrees after {_MAX_PASSES} passes (last estimate "
+                f"{space.angle_degrees:.2f} degrees: directions {k} and {k + 1} have nearly the same variance); "
+                "choose a smaller k or a larger --tol"
+            )
+
+    def tensors(self) -> Tensors:
+        if self.moments is None:
+            return {}
+        flags = {"n_passes": self._n_passes, "measuring": self._measuring, "was_measured": self._was_measured}
+        state = {name: np.array(value, dtype=np.int64) for name, value in flags.items()}
+        state |= {f"moments.{name}": tensor for name, tensor in self.moments.tensors().items()}
+        return state | {f"space.{name}": tensor for name, tensor in self._space.tensors().items()}
+
+    def restore(self, tensors: Tensors) -> None:
+        if not tensors:
+            return
+        self._n_passes = tensors["n_passes"].item()
+        self._measuring, self._was_measured = bool(tensors["measuring"].item()), bool(tensors["was_measured"].item())
+        self.moments = _Moments.from_tensors(strip_prefix(tensors, "moments."))
+        self._space = KrylovSpace.from_tensors(self._settings.k, strip_prefix(tensors, "space."))

@@ -72,18 +72,22 @@ class Candidates:
             settings or SelectionSettings(),
         )
 
+    @property
+    def known_scores(self) -> Scores:
+        """Raises: UsageError: there are none."""
+        if self.scores is None:
+            raise UsageError("this strategy needs scores; make them with skillbasis score and give --scores")
+        return self.scores
+
     def ranking(self, direction: int, sign: Sign) -> np.ndarray:
         """How far each row lies along a signed direction, (n,), larger is further.
 
         Raises: UsageError: there are no scores, or no such direction.
         """
-        if self.scores is None:
-            raise UsageError("this strategy needs scores; make them with skillbasis score and give --scores")
-        if not 0 <= direction < self.scores.values.shape[1]:
-            raise UsageError(
-                f"direction {direction} does not exist; the scores have 0 to {self.scores.values.shape[1] - 1}"
-            )
-        table = self.scores.cosine if self.settings.rank_by == "cosine" else self.scores.values
+        scores = self.known_scores
+        if not 0 <= direction < scores.values.shape[1]:
+            raise UsageError(f"direction {direction} does not exist; the scores have 0 to {scores.values.shape[1] - 1}")
+        table = scores.cosine if self.settings.rank_by == "cosine" else scores.values
         return table[:, direction] * (1.0 if sign == "+" else -1.0)
 
     @property

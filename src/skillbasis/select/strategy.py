@@ -12,7 +12,7 @@ import numpy as np
 
 from ..corpus import SelectedRow
 from ..errors import SkillbasisError, UsageError, nearest
-from . import baselines, directions
+from . import baselines, coverage, directions
 from .candidates import Candidates, SelectionSettings
 
 Strategy = Callable[[Candidates, int, np.random.Generator], list[SelectedRow]]
@@ -20,6 +20,7 @@ Strategy = Callable[[Candidates, int, np.random.Generator], list[SelectedRow]]
 STRATEGIES: dict[str, Strategy] = {
     "directions": directions.along_directions,
     "directions+likelihood": directions.along_directions_by_likelihood,
+    "coverage": coverage.covering_rows,
     "low-nll": baselines.low_nll,
     "random": baselines.random_rows,
     "human-balanced": baselines.human_balanced,

@@ -66,6 +66,7 @@ def sweep(
     settings: SweepSettings,
     *,
     dtype: str = "auto",
+    instruction: str = "none",
     n_problems: int | None = None,
     n_workers: int | None = None,
     on_point: Callable[[dict[str, Any], int, int], None] | None = None,
@@ -77,6 +78,7 @@ def sweep(
 
     Args:
         out: artifact directory; holds `sweep.json`. Finished points survive a kill.
+        instruction: put behind every problem; see `load_task`.
     Returns: the content of `sweep.json`.
     """
     basis.check_model(lm)
@@ -88,7 +90,7 @@ def sweep(
         "task": task,
         "sampling": sampled,
     }
-    inputs |= {"dtype": dtype, "n_problems": n_problems}
+    inputs |= {"dtype": dtype, "instruction": instruction, "n_problems": n_problems}
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "sweep.json"))
     points = _points(basis, settings)
@@ -96,7 +98,7 @@ def sweep(
         names = [f"point-{number:03d}.json" for number in range(len(points))]
         todo = [(point, work / name) for point, name in zip(points, names, strict=True) if not (work / name).exists()]
         n_done = len(points) - len(todo)
-        arguments = (lm.name, dtype, task, n_problems, sampling)
+        arguments = (lm.name, dtype, task, instruction, n_problems, sampling)
         for _, outcome in map_jobs(_SweepWorker, arguments, todo, n_workers=n_workers):
             if isinstance(outcome, Exception):
                 raise outcome
@@ -131,9 +133,11 @@ def _points(basis: SkillBasis, settings: SweepSettings) -> list[_Point]:
 class _SweepWorker:
     """Answers the task under steering, one point at a time, with one loaded model."""
 
-    def __init__(self, model: str, dtype: str, task: str, n_problems: int | None, sampling: SamplingSettings) -> None:
+    def __init__(
+        self, model: str, dtype: str, task: str, instruction: str, n_problems: int | None, sampling: SamplingSettings
+    ) -> None:
         self.lm = load_model(model, dtype=dtype)
-        self.task = load_task(task, limit=n_problems)
+        self.task = load_task(task, instruction=instruction, limit=n_problems)
         self.sampling = sampling
 
     def __call__(self, job: tuple[_Point, Path]) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""What one pass over the rows gathers: sums that add up over shards and workers.
+
+Dimension names: n rows, d features, b = width of a block of vectors. Vectors are rows: a block is (b, d).
+
+All sums are relative to a fixed shift near the mean, so that a mean thousands of times the deviations does not cancel
+them away; what is left of the mean is taken off in float64 at the end.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+# Products with a narrow block are fastest on about 128 long rows: fewer starve the threads, more fall out of the cache.
+# Short rows are taken together, as far as float32 can sum them.
+_CHUNK_ROWS = 128
+_MAX_CHUNK_ROWS = 1024
+_CHUNK_BYTES = 1 << 24
+_MAX_CHUNK_BYTES = 1 << 26
+
+
+@dataclass
+class RowSums(ABC):
+    """Number and sum of the rows relative to a shift, and a product that is the subclass's own."""
+
+    dtype: ClassVar[type[np.floating[Any]]] = np.float32
+    """In which a chunk of rows is worked on."""
+    shift: np.ndarray
+    """(d,) float32 taken off every row."""
+    n_rows: int
+    total: np.ndarray
+    """(d,) float64, sum of the shifted rows."""
+    product: np.ndarray
+    """(b, d) float64, a product with Xc^T Xc, the scatter matrix of the shifted rows."""
+    _buffer: np.ndarray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        row_bytes = len(self.shift) * np.dtype(self.dtype).itemsize
+        rows = max(_CHUNK_BYTES // row_bytes, min(_CHUNK_ROWS, _MAX_CHUNK_BYTES // row_bytes), 1)
+        rows = min(rows, _MAX_CHUNK_ROWS)
+        self._buffer = np.empty((rows, len(self.shift)), dtype=self.dtype)
+
+    def add(self, part: np.ndarray) -> None:
+        """Adds rows (n, d). They are only read, once and in order, so a memory map will do.
+
+        Cost: memory of one chunk of rows, 16 to 64 MiB.
+        """
+        for start in range(0, len(part), len(self._buffer)):
+            rows = part[start : start + len(self._buffer)]
+            centred = np.subtract(rows, self.shift, out=self._buffer[: len(rows)], dtype=self.dtype)
+            self.n_rows += len(rows)
+            self.total += np.ones(len(rows), dtype=self.dtype) @ centred
+            self._take(centred)
+
+    @abstractmethod
+    def _take(self, centred: np.ndarray) -> None:
+        """Adds a chunk of shifted rows to what the subclass gathers."""
+
+    def __add__(self, other: Self) -> Self:
+        """The sums over the rows of both.
+
+        Raises: ValueError: they are relative to other shifts, or of other products.
+        """
+        if not all(np.array_equal(a, b) for a, b in zip(self._fixed(), other._fixed(), strict=True)):
+            raise ValueError("sums over rows add up only for the same shift and the same block")
+        mine, theirs = self.tensors(), other.tensors()
+        summed = {name: mine[name] + theirs[name] for name in mine if name not in ("shift", "block")}
+        return type(self).from_tensors(mine | summed)
+
+    def _fixed(self) -> tuple[np.ndarray, ...]:
+        return (self.shift,)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All that the sums are, to save them."""
+        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if f.init}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, np.ndarray]) -> Self:
+        """The sums that `tensors` came from, with arrays of their own."""
+        arrays: dict[str, Any] = {name: tensor.copy() for name, tensor in tensors.items()}
+        return cls(**arrays | {"n_rows": tensors["n_rows"].item()})
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(d,) float64, mean of the rows."""
+        return self.shift + self.total / self.n_rows
+
+
+@dataclass
+class PassSums(RowSums):
+    """Moments of the rows, and the product of a block with their scatter matrix, in float32 within a chunk."""
+
+    block: np.ndarray
+    """(b, d) float32 vectors that are multiplied: product = block · Xc^T Xc."""
+    squares: np.ndarray
+    """(d,) float64, sum of the squared shifted rows; (0,) where a pass does not need them."""
+
+    @classmethod
+    def empty(cls, shift: np.ndarray, block: np.ndarray, *, squares: bool = False) -> Self:
+        """Sums of no rows yet. Args: shift (d,), block (b, d); squares: whether their sums are wanted."""
+        d = len(shift)
+        return cls(
+            shift=shift.astype(np.float32),
+            n_rows=0,
+            total=np.zeros(d),
+            product=np.zeros(block.shape),
+            block=np.ascontiguousarray(block, dtype=np.float32),
+            squares=np.zeros(d if squares else 0),
+        )
+
+    def _take(self, centred: np.ndarray) -> None:
+        if len(self.squares):
+            self.squares += np.einsum("nd,nd->d", centred, centred)
+        self.product += (centred @ self.block.T).T @ centred  # (b, n) @ (n, d)
+
+    def _fixed(self) -> tuple[np.ndarray, ...]:
+        return (self.shift, self.block)
+
+    @property
+    def variance(self) -> np.ndarray:
+        """(d,) float64, mean squared deviation of each feature (divided by n)."""
+        return np.maximum(self.squares / self.n_rows - (self.total / self.n_rows) ** 2, 0)
+
+    @property
+    def image(self) -> np.ndarray:
+        """(b, d) float64: block · C, with C the covariance of the rows (divided by n - 1)."""
+        rest = self.total / self.n_rows  # (d,), mean less shift
+        scatter = self.product - np.outer(self.block.astype(np.float64) @ rest, self.total)
+        return scatter / (self.n_rows - 1)
+
+
+@dataclass
+class CovarianceSums(RowSums):
+    """Moments of the rows and their whole scatter matrix (d, d), all in float64."""
+
+    @classmethod
+    def empty(cls, shift: np.ndarray) -> Self:
+        """Sums of no rows yet, relative to a shift (d,)."""
+        d = len(shift)
+        return cls(shift=shift.astype(np.float32), n_rows=0, total=np.zeros(d), product=np.zeros((d, d)))
+
+    dtype: ClassVar[type[np.floating[Any]]] = np.float64
+
+    def _take(self, centred: np.ndarray) -> None:
+        self.product += centred.T @ centred
+
+    @property
+    def variance(self) -> np.ndarray:
+        """(d,) float64, mean squared deviation of each feature (divided by n)."""
+        return np.maximum(self.product.diagonal() / self.n_rows - (self.total / self.n_rows) ** 2, 0)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(d, d) float64, covariance of the rows (divided by n - 1)."""
+        return (self.product - np.outer(self.total / self.n_rows, self.total)) / (self.n_rows - 1)

@@ -1,7 +1,7 @@
 """Extraction of mean-pooled activations of all blocks, held against other ways to read the same rows.
 
     python -m pip install --no-deps --target build/peers steering-vectors repeng gguf     # peers; left out if absent
-    python benchmarks/extraction.py --out docs/results/extraction.json     # about half an hour on an idle machine
+    python benchmarks/extraction.py --out docs/results/extraction.json     # a quarter of an hour on an idle machine
     python benchmarks/extraction.py --quick                                # two minutes; checks that it runs
 
 Every way runs in a fresh process, in turns; the first round tries all batch sizes of a way, later ones its best. All
@@ -46,11 +46,11 @@ COMPUTES = {
 class Size:
     """How much is read."""
 
-    llama_rows: int = 160
+    llama_rows: int = 96
     shortest: int = 20
     longest: int = 1500
     """Tokens of a row of `llama44m`, log-uniform in between."""
-    embedded_rows: int = 10_000
+    embedded_rows: int = 5_000
     repeats: int = 3
 
 

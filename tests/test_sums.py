@@ -41,7 +41,7 @@ def test_sums_of_three_rows_by_hand() -> None:
     np.testing.assert_array_equal(sums.total, [0, 3])
     np.testing.assert_array_equal(sums.squares, [8, 9])
     # Scatter of the shifted rows: [[8, 6], [6, 9]].
-    np.testing.assert_array_equal(sums.product, [[8, 6], [20, 24]])
+    np.testing.assert_array_equal(sums.product + sums.recent, [[8, 6], [20, 24]])
     np.testing.assert_allclose(sums.mean, [3, 11])
     np.testing.assert_allclose(sums.variance, [8 / 3, 2])
     # Covariance: [[4, 3], [3, 3]].

@@ -43,6 +43,9 @@ class ActivationSource(Protocol):
     def shard_ids(self, index: int) -> list[str]:
         """Ids of the rows of a shard that a pass has gone over."""
 
+    def sample(self, n: int) -> np.ndarray:
+        """At most `n` rows, (n, blocks * hidden) float32, where they cost no pass; else none."""
+
 
 class LiveActivations:
     """Activations that are computed in each pass and stored nowhere.
@@ -103,6 +106,10 @@ class LiveActivations:
 
     def __len__(self) -> int:
         return len(self._corpus)
+
+    def sample(self, n: int) -> np.ndarray:
+        """No rows: each would have to be read by the model."""
+        return np.empty((0, self.n_features), dtype=np.float32)
 
     def shards(self, start: int = 0) -> Iterator[np.ndarray]:
         """Yields (rows, blocks * hidden) float32 from shard `start` on. Raises: BadRowsError: rows that give none."""

@@ -105,6 +105,17 @@ class ActivationStore:
             self._check(shard["file"], shard["checksum"])
             yield _map_tensor(self.path / shard["file"], "activations").reshape(-1, self.n_features)
 
+    def sample(self, n: int) -> np.ndarray:
+        """At most `n` rows spread evenly over all of them, (n, blocks * hidden) float32, however they are sharded."""
+        wanted = np.linspace(0, len(self), min(n, len(self)), endpoint=False).astype(np.int64)
+        ends = np.cumsum([shard["rows"] for shard in self.manifest["shards"]])
+        in_shard = np.searchsorted(ends, wanted, side="right")
+        parts = []
+        for index in np.unique(in_shard):
+            first = ends[index] - self.manifest["shards"][index]["rows"]
+            parts.append(next(self.shards(int(index)))[wanted[in_shard == index] - first])
+        return np.concatenate(parts)
+
     def to_numpy(self) -> np.ndarray:
         """All rows at once: (n_rows, blocks, hidden) float32; for what fits in memory."""
         return np.concatenate(list(self.shards())).reshape(-1, len(self.block_ids), self.hidden_size)

@@ -77,16 +77,19 @@ class KrylovSpace:
         return grown - (grown @ self.vectors.T) @ self.vectors  # type: ignore[no-any-return]
 
     def _solve(self) -> None:
-        small, k = self.vectors @ self.images.T, self.k  # (m, m)
-        values, rotation = np.linalg.eigh((small + small.T) / 2)
+        k, small = self.k, self.images @ self.vectors.T  # (m, m)
+        outside = self.images - small @ self.vectors  # (m, d)
+        noise = (small - small.T) / 2
+        values, rotation = np.linalg.eigh(small - noise)
         values, rotation = values[::-1], rotation[:, ::-1].T
-        vectors = rotation @ self.vectors  # (m, d)
-        residuals = rotation @ self.images - values[:, None] * vectors
+        # Inner products of the residuals, image less value times vector, which are not formed: (m, d) is large.
+        products = rotation @ (outside @ outside.T + noise @ noise.T) @ rotation.T
         before = self.ritz
-        self.values, self.ritz = values[:k], vectors[:k].copy()
-        self.residuals = np.linalg.norm(residuals[:k], axis=1)
+        self.values, self.ritz = values[:k], rotation[:k] @ self.vectors
+        self.residuals = np.sqrt(products.diagonal()[:k].clip(0))
         move = largest_angle(before, self.ritz) if len(before) else 90.0
-        estimates: dict[Estimator, float] = {"move": move, "residual": residual_bound(values, residuals, k)}
+        bound = residual_bound(values, products, k, rounding=rotation @ noise @ rotation.T)
+        estimates: dict[Estimator, float] = {"move": move, "residual": bound}
         self.estimated_by, self.angle_degrees = min(estimates.items(), key=lambda item: item[1])
 
     def tensors(self) -> Tensors:
@@ -105,20 +108,23 @@ class KrylovSpace:
         return space
 
 
-def residual_bound(values: np.ndarray, residuals: np.ndarray, k: int) -> float:
+def residual_bound(values: np.ndarray, products: np.ndarray, k: int, *, rounding: np.ndarray) -> float:
     """Estimate in degrees of the largest angle between the first k of m Ritz vectors and the true directions.
 
     Two things are missing in a Ritz vector: what lies outside the space, which is its residual over the gap to the
     variances there, and what other Ritz vectors hold by mistake, which is the former times their residuals over their
     gaps. Variances outside are taken to be no larger than those after the last Ritz pair that is nearly right, as are
-    all before it: the gap is wide where the space holds more directions than are asked for.
+    all before it: the gap is wide where the space holds more directions than are asked for. Where two variances on
+    either side of k are so near that rounding turns their directions into each other, no residual tells: that is
+    estimated by how far the covariance, as computed, is from symmetric there.
 
     Args:
-        values: (m,) Ritz values in descending order; residuals: (m, d), image of each Ritz vector less its value times
-            itself.
+        values: (m,) Ritz values in descending order.
+        products: (m, m) inner products of the residuals: image of each Ritz vector less its value times itself.
+        rounding: (m, m) antisymmetric part of the covariance between the Ritz vectors, which is nothing but rounding.
     Source: Davis & Kahan 1970, sin(theta) <= residual / gap, for each vector with a gap of its own.
     """
-    norms = np.linalg.norm(residuals, axis=1)
+    norms = np.sqrt(products.diagonal().clip(0))
     wrong = np.flatnonzero(norms > _NEARLY_RIGHT * values)
     after = int(wrong[0]) if len(wrong) else len(values) - 1  # first pair that is not nearly right
     if after < k or values[k - 1] <= values[k]:
@@ -127,9 +133,11 @@ def residual_bound(values: np.ndarray, residuals: np.ndarray, k: int) -> float:
     if gaps.min() <= 0:
         return 90.0
     outside = float(np.linalg.norm(norms[:k] / gaps))
-    weighed = residuals[k:] / (values[k - 1] - values[k:, None])
-    mixed = float(np.sqrt(np.linalg.eigvalsh(weighed @ weighed.T)[-1]))  # its largest singular value
-    return float(np.degrees(np.arcsin(min(1.0, outside * np.hypot(1.0, mixed)))))
+    others = values[k - 1] - values[k:]
+    mixed = np.linalg.eigvalsh(products[k:, k:] / others / others[:, None])[-1]  # square of the largest singular value
+    turned = np.sqrt(np.square(rounding[max(k - 3, 0) : k, k : k + 3]).mean()) / others[0]
+    sine = float(np.hypot(outside * np.sqrt(1 + max(mixed, 0.0)), turned))
+    return float(np.degrees(np.arcsin(min(1.0, sine))))
 
 
 def largest_angle(a: np.ndarray, b: np.ndarray) -> float:

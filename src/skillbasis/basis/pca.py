@@ -25,7 +25,9 @@ _MAX_PASSES = 30
 _NO_VARIATION = 1e-6  # of the root-mean-square value: what is left then is float32 rounding
 _NO_VARIANCE = 1e-10  # of the largest variance, along a direction: the same for variances, with room
 _DOUBTFUL = 1e-6  # of the largest variance: sums in float32 may make up as much as a hundredth of this
-_SPARE = 10  # random vectors beyond k in a Krylov block
+_SPARE = 10  # vectors beyond k in a Krylov block
+_N_RANDOM = 4  # of them, wholly random ones where the others are directions of a sample
+_SAMPLE_ROWS = 512
 _SHIFT_ROWS = 1024
 
 Method = Literal["auto", "exact", "krylov"]
@@ -52,7 +54,7 @@ class PcaSettings:
     """Divide each block by its root-mean-square deviation before the PCA, so that late blocks, whose activations are
     larger, do not outweigh the others; directions are orthogonal in that metric."""
     width: int | None = None
-    """Vectors of a Krylov block. By default k + 10 for stored activations, and max(8k, 128) where every pass runs the
+    """Vectors of a Krylov block. By default k + 14 for stored activations, and max(8k, 128) where every pass runs the
     model: a wider block needs more memory and fewer passes."""
 
     def __post_init__(self) -> None:
@@ -243,8 +245,10 @@ class _BlockKrylov:
     def __init__(self, source: ActivationSource, settings: PcaSettings) -> None:
         self._source, self._settings = source, settings
         k, d = settings.k, source.n_features
-        width = settings.width or (max(8 * k, 128) if source.live else k + _SPARE)
+        width = settings.width or (max(8 * k, 128) if source.live else k + _SPARE + _N_RANDOM)
         self._width = min(d, width)
+        # Where passes are dear the random part is as wide as a wholly random block would be.
+        self._n_random = min(self._width, k + _SPARE if source.live else _N_RANDOM)
         self.moments: _Moments | None = None
         self._space = KrylovSpace(k, d)
         self._next: np.ndarray | None = None
@@ -281,16 +285,15 @@ class _BlockKrylov:
         return PassSums.empty(self.moments.mean, self._next / self.moments.scale)
 
     def _first_block(self, first: np.ndarray) -> np.ndarray:
-        """The block (b, d) of the first pass: random; where passes are dear, mostly the directions of the first rows.
+        """The block (b, d) of the first pass: mostly the directions of a few rows, which saves two passes or more.
 
-        Those are near the directions of all rows, which saves a pass. Stored activations do without, since the result
-        would depend on how the rows are cut into shards. The random part is as wide as a wholly random block, so that
-        first rows unlike the others cost a pass and nothing else.
+        Of stored activations these are rows spread over all of them, of others the first rows of the pass. The rest
+        of the block is random, so that rows unlike the others cost a pass and nothing else: whatever direction the
+        few rows lack has no rival among those they have.
         """
-        d, n_random = self._source.n_features, self._settings.k + _SPARE
-        guess = np.empty((0, d))
-        if self._source.live and self._width > n_random:
-            guess = self._directions_of(first[: 4 * self._width])[: self._width - n_random]
+        d = self._source.n_features
+        rows = self._source.sample(_SAMPLE_ROWS) if not self._source.live else first[: 4 * self._width]
+        guess = self._directions_of(rows)[: self._width - self._n_random]
         random = np.random.default_rng(self._settings.seed).standard_normal((self._width - len(guess), d))
         return np.linalg.qr(np.vstack([guess, random / np.sqrt(d)]).T)[0].T
 
@@ -302,9 +305,10 @@ class _BlockKrylov:
             by_block = np.square(centred).reshape(len(rows), len(self._source.block_ids), -1)
             rms = np.sqrt(by_block.mean(axis=(0, 2)))  # (blocks,)
             scale = np.repeat(np.where(rms > 0, rms, 1), self._source.hidden_size)
-        basis, triangle = np.linalg.qr((centred / scale).T)
-        left, sizes, _ = np.linalg.svd(triangle)
-        return (basis @ left[:, sizes > 1e-5 * sizes[0]]).T / scale  # type: ignore[no-any-return]
+        centred /= scale
+        values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))  # n is small, d is not
+        kept = values[::-1] > 1e-6 * values[-1]  # what is less is rounding of the products in float32
+        return (vectors[:, ::-1][:, kept][:, : self._width].T.astype(np.float32) @ centred) / scale  # type: ignore[no-any-return]
 
     def take(self, sums: PassSums) -> None:
         if self.moments is None:

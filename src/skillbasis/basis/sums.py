@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-# Products with a narrow block are fastest on about 128 long rows: fewer starve the threads, more fall out of the cache.
+# Products with a narrow block are fastest on about 64 long rows: fewer starve the threads, more fall out of the cache.
 # Short rows are taken together, as far as float32 can sum them.
-_CHUNK_ROWS = 128
+_CHUNK_ROWS = 64
+_FLOAT32_ROWS = 1024  # after which sums in float32 go into the float64 ones
 _MAX_CHUNK_ROWS = 1024
-_CHUNK_BYTES = 1 << 24
+_CHUNK_BYTES = 1 << 23
 _MAX_CHUNK_BYTES = 1 << 26
 
 
@@ -46,7 +47,7 @@ class RowSums(ABC):
     def add(self, part: np.ndarray) -> None:
         """Adds rows (n, d). They are only read, once and in order, so a memory map will do.
 
-        Cost: memory of one chunk of rows, 16 to 64 MiB.
+        Cost: memory of one chunk of rows, 8 to 64 MiB.
         """
         for start in range(0, len(part), len(self._buffer)):
             rows = part[start : start + len(self._buffer)]
@@ -81,7 +82,8 @@ class RowSums(ABC):
     def from_tensors(cls, tensors: dict[str, np.ndarray]) -> Self:
         """The sums that `tensors` came from, with arrays of their own."""
         arrays: dict[str, Any] = {name: tensor.copy() for name, tensor in tensors.items()}
-        return cls(**arrays | {"n_rows": tensors["n_rows"].item()})
+        counts = {name: tensors[name].item() for name in ("n_rows", "n_recent") if name in tensors}
+        return cls(**arrays | counts)
 
     @property
     def mean(self) -> np.ndarray:
@@ -91,12 +93,23 @@ class RowSums(ABC):
 
 @dataclass
 class PassSums(RowSums):
-    """Moments of the rows, and the product of a block with their scatter matrix, in float32 within a chunk."""
+    """Moments of the rows, and the product of a block with their scatter matrix, in float32 over a thousand rows."""
 
     block: np.ndarray
-    """(b, d) float32 vectors that are multiplied: product = block · Xc^T Xc."""
+    """(b, d) float32 vectors that are multiplied: product + recent = block · Xc^T Xc."""
     squares: np.ndarray
     """(d,) float64, sum of the squared shifted rows; (0,) where a pass does not need them."""
+    recent: np.ndarray
+    """(b, d) float32, the product over the latest rows: adding every chunk to float64 takes as long as multiplying."""
+    n_recent: int = 0
+    """Rows in `recent`."""
+    _columns: np.ndarray = field(init=False, repr=False, compare=False)
+    _scratch: np.ndarray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._columns = np.ascontiguousarray(self.block.T)  # (d, b): twice as fast to multiply by as its transpose
+        self._scratch = np.empty_like(self.recent)
 
     @classmethod
     def empty(cls, shift: np.ndarray, block: np.ndarray, *, squares: bool = False) -> Self:
@@ -109,12 +122,18 @@ class PassSums(RowSums):
             product=np.zeros(block.shape),
             block=np.ascontiguousarray(block, dtype=np.float32),
             squares=np.zeros(d if squares else 0),
+            recent=np.zeros(block.shape, dtype=np.float32),
         )
 
     def _take(self, centred: np.ndarray) -> None:
         if len(self.squares):
             self.squares += np.einsum("nd,nd->d", centred, centred)
-        self.product += (centred @ self.block.T).T @ centred  # (b, n) @ (n, d)
+        np.matmul((centred @ self._columns).T, centred, out=self._scratch)  # (b, n) @ (n, d)
+        self.recent += self._scratch
+        self.n_recent += len(centred)
+        if self.n_recent >= _FLOAT32_ROWS:
+            self.product += self.recent
+            self.recent[:], self.n_recent = 0, 0
 
     def _fixed(self) -> tuple[np.ndarray, ...]:
         return (self.shift, self.block)
@@ -128,8 +147,8 @@ class PassSums(RowSums):
     def image(self) -> np.ndarray:
         """(b, d) float64: block · C, with C the covariance of the rows (divided by n - 1)."""
         rest = self.total / self.n_rows  # (d,), mean less shift
-        scatter = self.product - np.outer(self.block.astype(np.float64) @ rest, self.total)
-        return scatter / (self.n_rows - 1)
+        scatter = self.product + self.recent - np.outer(self.block.astype(np.float64) @ rest, self.total)
+        return scatter / (self.n_rows - 1)  # type: ignore[no-any-return]
 
 
 @dataclass

@@ -32,8 +32,18 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Every table of benchmarks/README.md, an hour on an idle machine; BENCH_OUT=docs/results replaces the committed figures.
+# The peers live in a folder of their own: their pins exclude what the package runs on.
+BENCH_OUT ?= build/bench
 bench: $(READY)
-	$(BIN)/python benchmarks/embedded.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target build/peers \
+		steering-vectors==0.12.2 repeng==0.4.0 gguf==0.19.0
+	mkdir -p $(BENCH_OUT)
+	$(BIN)/python benchmarks/start_up.py --out $(BENCH_OUT)/start-up.json
+	$(BIN)/python benchmarks/extraction.py --out $(BENCH_OUT)/extraction.json
+	$(BIN)/python benchmarks/pca.py --out $(BENCH_OUT)/pca-speed.json
+	$(BIN)/python benchmarks/farthest_points.py --out $(BENCH_OUT)/farthest-points.json
+	$(BIN)/python benchmarks/embedded.py --out $(BENCH_OUT)/embedded-speed.json
 
 # Remakes what is shipped in src/skillbasis/world/data: the reasoner, the pool, and the record of what they measure.
 world: $(READY)

@@ -136,7 +136,7 @@ def test_disk_is_that_of_the_real_directory(
     n_features = HIDDEN * (N_BLOCKS if layers == "all" else 1)
     assert sizes["activations"] == 2500 * n_features * 4
     assert sizes["activations"] + sizes["rows.parquet"] == pytest.approx(real, rel=0.01)
-    assert sizes["instead of both, streamed"] == n_features * min(n_features, 128) * 4
+    assert sizes["instead of both, streamed"] == 32 * n_features**2
 
 
 def test_a_large_corpus_is_sampled_and_the_interval_covers_the_truth(

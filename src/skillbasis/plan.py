@@ -14,6 +14,7 @@ import numpy as np
 
 from .activations import ExtractionSettings
 from .activations.settings import ModelFacts, ReadingPlan
+from .basis.pca import MAX_EXACT_FEATURES
 from .corpus import Corpus, load_corpus, row_text
 from .errors import UsageError
 from .evaluate.tasks import load_task
@@ -37,7 +38,9 @@ from .study import StudySettings
 from .token_count import OnRows, TokenCount, count_tokens
 
 STREAMING_PASSES = 2
-"""Readings of the corpus that finding directions takes at least where no activations are stored."""
+"""Readings of the corpus for the directions of many features, at least, where no activations are stored."""
+_KRYLOV_BYTES = 160  # of memory per feature and vector of the block: sums, space, images and their copies, as measured
+_EXACT_BYTES = 32  # per pair of features: covariance, its scaled copy and what the eigensolver takes
 _HELD_MODELS = 2  # the run holds the base model, and so does the worker of its cells
 
 
@@ -334,6 +337,9 @@ class _Work:
         n_features = len(self.reading.block_ids) * self.cost.hidden_size
         k = (recipe.basis if recipe else BasisBlock()).k
         width = min(n_features, max(8 * k, 128))  # of pca.py's Krylov block where the rows are read anew
+        streamed, passes = _KRYLOV_BYTES * n_features * width, f"{STREAMING_PASSES} extractions or more"
+        if n_features <= MAX_EXACT_FEATURES:
+            streamed, passes = _EXACT_BYTES * n_features**2, "1 extraction"
         items = [
             Disk(
                 "activations",
@@ -343,8 +349,8 @@ class _Work:
             Disk("rows.parquet", tokens.table_bytes, "ids and lengths"),
             Disk(
                 "instead of both, streamed",
-                float(n_features * width * 4),
-                f"in memory, {n_features:,} x {width} float32; {STREAMING_PASSES} extractions or more, nothing stored",
+                float(streamed),
+                f"memory of the principal directions, estimated; {passes}, nothing stored",
             ),
         ]
         n_models = sum(job.n_fine_tunes for job in jobs)

@@ -20,7 +20,7 @@ from .krylov import KrylovSpace
 from .passes import Tensors, run_passes, strip_prefix
 from .sums import CovarianceSums, PassSums
 
-_MAX_EXACT_FEATURES = 2048  # covariance of 32 MiB in float64, n d^2 work: exact is also the fastest here
+MAX_EXACT_FEATURES = 2048  # covariance of 32 MiB in float64, n d^2 work: exact is also the fastest here
 _MAX_PASSES = 30
 _NO_VARIATION = 1e-6  # of the root-mean-square value: what is left then is float32 rounding
 _NO_VARIANCE = 1e-10  # of the largest variance, along a direction: the same for variances, with room
@@ -95,7 +95,7 @@ def fit_pca(
     if k > d:
         raise UsageError(f"k = {k} is more than the {d} features of the activations; choose a smaller k")
     _check_rows(k, len(source))
-    exact = settings.method == "exact" or (settings.method == "auto" and d <= _MAX_EXACT_FEATURES)
+    exact = settings.method == "exact" or (settings.method == "auto" and d <= MAX_EXACT_FEATURES)
     solver: _Exact | _BlockKrylov = _Exact(source, settings) if exact else _BlockKrylov(source, settings)
     inputs = {"settings": asdict(settings), "activations": source.manifest}
     run_passes(
@@ -300,12 +300,12 @@ class _BlockKrylov:
     def _directions_of(self, rows: np.ndarray) -> np.ndarray:
         """Vectors (<= n, d) that, scaled, are the principal directions of a few scaled rows (n, d)."""
         centred = rows - rows.mean(axis=0)
-        scale = np.ones(self._source.n_features, dtype=np.float32)
+        scale: np.ndarray = np.ones(1, dtype=np.float32)
         if self._settings.normalize_blocks:
             by_block = np.square(centred).reshape(len(rows), len(self._source.block_ids), -1)
             rms = np.sqrt(by_block.mean(axis=(0, 2)))  # (blocks,)
             scale = np.repeat(np.where(rms > 0, rms, 1), self._source.hidden_size)
-        centred /= scale
+            centred /= scale
         values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))  # n is small, d is not
         kept = values[::-1] > 1e-6 * values[-1]  # what is less is rounding of the products in float32
         return (vectors[:, ::-1][:, kept][:, : self._width].T.astype(np.float32) @ centred) / scale  # type: ignore[no-any-return]
@@ -318,6 +318,8 @@ class _BlockKrylov:
                 f"the first pass gave {self.moments.n_rows} rows and a later one {sums.n_rows}; "
                 "leave corpus and model as they are while the directions are being found, and start again"
             )
+        if not len(sums.squares):  # a later pass: it was shifted by the mean, up to rounding
+            sums.total = sums.n_rows * (self.moments.mean - sums.shift)
         self._n_passes += 1
         block = sums.block.astype(np.float64)
         if self._measuring:

@@ -33,7 +33,7 @@ class RowSums(ABC):
     """(d,) float32 taken off every row."""
     n_rows: int
     total: np.ndarray
-    """(d,) float64, sum of the shifted rows."""
+    """(d,) float64, sum of the shifted rows; known beforehand, and not gathered, where a pass needs no moments."""
     product: np.ndarray
     """(b, d) float64, a product with Xc^T Xc, the scatter matrix of the shifted rows."""
     _buffer: np.ndarray = field(init=False, repr=False, compare=False)
@@ -53,12 +53,14 @@ class RowSums(ABC):
             rows = part[start : start + len(self._buffer)]
             centred = np.subtract(rows, self.shift, out=self._buffer[: len(rows)], dtype=self.dtype)
             self.n_rows += len(rows)
-            self.total += np.ones(len(rows), dtype=self.dtype) @ centred
             self._take(centred)
 
     @abstractmethod
     def _take(self, centred: np.ndarray) -> None:
         """Adds a chunk of shifted rows to what the subclass gathers."""
+
+    def _add_to_total(self, centred: np.ndarray) -> None:
+        self.total += np.ones(len(centred), dtype=self.dtype) @ centred
 
     def __add__(self, other: Self) -> Self:
         """The sums over the rows of both.
@@ -113,7 +115,7 @@ class PassSums(RowSums):
 
     @classmethod
     def empty(cls, shift: np.ndarray, block: np.ndarray, *, squares: bool = False) -> Self:
-        """Sums of no rows yet. Args: shift (d,), block (b, d); squares: whether their sums are wanted."""
+        """Sums of no rows yet. Args: shift (d,), block (b, d); squares: whether moments are wanted, too."""
         d = len(shift)
         return cls(
             shift=shift.astype(np.float32),
@@ -127,6 +129,7 @@ class PassSums(RowSums):
 
     def _take(self, centred: np.ndarray) -> None:
         if len(self.squares):
+            self._add_to_total(centred)
             self.squares += np.einsum("nd,nd->d", centred, centred)
         np.matmul((centred @ self._columns).T, centred, out=self._scratch)  # (b, n) @ (n, d)
         self.recent += self._scratch
@@ -164,6 +167,7 @@ class CovarianceSums(RowSums):
     dtype: ClassVar[type[np.floating[Any]]] = np.float64
 
     def _take(self, centred: np.ndarray) -> None:
+        self._add_to_total(centred)
         self.product += centred.T @ centred
 
     @property

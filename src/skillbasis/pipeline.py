@@ -24,7 +24,7 @@ from .evaluate.tasks import load_task
 from .interpret import describe_basis, write_description
 from .lm import LanguageModel, load_model, parse_layers
 from .probe import ProbeSettings, probe
-from .recipe import Recipe, SamplingBlock, TrainingBlock
+from .recipe import CorpusBlock, Recipe, SamplingBlock, TrainingBlock
 from .select import Candidates, SelectionSettings, SignedDirection, parse_direction
 from .select.strategy import NEEDS_DIRECTIONS, NEEDS_LIKELIHOOD
 from .stages import Run, Watcher
@@ -90,17 +90,21 @@ def _check(recipe: Recipe, lm: LanguageModel) -> None:
         StudySettings(tuple(recipe.study.arms), recipe.study.budget, tuple(recipe.study.seeds))
 
 
-def _corpus(recipe: Recipe, out: Path) -> Corpus:
-    block = recipe.corpus
-    corpus = load_corpus(
+def recipe_corpus(block: CorpusBlock, rejected_path: Path | None = None) -> Corpus:
+    """The candidate pool of a recipe. Raises: as `load_corpus`."""
+    return load_corpus(
         block.source,
         format=block.format,
         label_column=block.label_column,
         on_bad_row=block.on_bad_row,
         limit=block.limit,
         shuffle_seed=block.shuffle_seed,
-        rejected_path=out / "rejected.jsonl" if block.on_bad_row == "skip" else None,
+        rejected_path=rejected_path,
     )
+
+
+def _corpus(recipe: Recipe, out: Path) -> Corpus:
+    corpus = recipe_corpus(recipe.corpus, out / "rejected.jsonl" if recipe.corpus.on_bad_row == "skip" else None)
     for name, wanted in (
         ("study.budget", recipe.study.budget if recipe.study else 0),
         ("probe.n_rows", recipe.probe.n_rows if recipe.probe else 0),

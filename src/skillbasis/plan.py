@@ -15,7 +15,7 @@ import numpy as np
 from .activations import ExtractionSettings
 from .activations.settings import ModelFacts, ReadingPlan
 from .basis.pca import MAX_EXACT_FEATURES
-from .corpus import Corpus, load_corpus, row_text
+from .corpus import Corpus, row_text
 from .errors import UsageError
 from .evaluate.tasks import load_task
 from .flops import (
@@ -30,7 +30,7 @@ from .flops import (
     training_memory,
 )
 from .lm import DTYPES
-from .pipeline import training_settings
+from .pipeline import recipe_corpus, training_settings
 from .probe import ProbeSettings
 from .recipe import BasisBlock, Recipe, SamplingBlock
 from .select.strategy import NEEDS_LIKELIHOOD
@@ -133,19 +133,11 @@ def plan_recipe(recipe: Recipe, device: Device, *, on_rows: OnRows | None = None
     Raises: UsageError: the model, a task or an arm is unknown, or a setting cannot be meant. CorpusError: a bad row.
     """
     work = _Work.of(recipe.model, recipe.dtype, ExtractionSettings(**recipe.activations.model_dump()), device)
-    block = recipe.corpus
     trains = recipe.probe is not None or recipe.study is not None
     if recipe.study is not None:  # before the counting, which may take minutes
         StudySettings(tuple(recipe.study.arms), recipe.study.budget, tuple(recipe.study.seeds))
     jobs = _jobs(recipe, work.tokenizer)
-    corpus = load_corpus(
-        block.source,
-        format=block.format,
-        label_column=block.label_column,
-        on_bad_row=block.on_bad_row,
-        limit=block.limit,
-        shuffle_seed=block.shuffle_seed,
-    )
+    corpus = recipe_corpus(recipe.corpus)
     length = min(training_settings(recipe.training).max_length, work.cost.context_length) if trains else None
     tokens = count_tokens(
         corpus, work.tokenizer, work.reading, training_length=length, seed=recipe.seed, on_rows=on_rows

@@ -79,7 +79,8 @@ def read_corpus(
         rejected_path=rejected,
     )
     if corpus.n_rejected:
-        print(f"rows that could not be read: {corpus.n_rejected}, see {rejected}", file=sys.stderr)
+        where = "" if rejected is None else f", see {rejected}"
+        print(f"rows that could not be read: {corpus.n_rejected}{where}", file=sys.stderr)
     return corpus
 
 

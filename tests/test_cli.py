@@ -680,8 +680,7 @@ def test_help_is_there_at_once_and_loads_nothing_heavy() -> None:
 
 def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     out = tmp_path / "acts"
-    arguments = ["extract", "embedded", "--model", "embedded", "--out", str(out), "--limit", "3000"]
-    arguments += ["--batch-tokens", "64"]
+    arguments = ["extract", "embedded", "--model", "embedded", "--out", str(out), "--batch-tokens", "64"]
     process = subprocess.Popen(
         [sys.executable, "-c", START, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
     )
@@ -693,9 +692,9 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     while process.returncode is None:
         process.send_signal(signal.SIGINT)
         try:
-            err = process.communicate(timeout=10)[1]
+            err = process.communicate(timeout=4)[1]
         except subprocess.TimeoutExpired:  # Python drops the rare one that arrives inside a destructor: once more
             assert time.monotonic() < deadline
     assert process.returncode == 130
-    assert err.decode() == "interrupted; run the same command again to go on\n"
+    assert err.decode().endswith("interrupted; run the same command again to go on\n")
     assert not out.exists()

@@ -682,7 +682,10 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     out = tmp_path / "acts"
     arguments = ["extract", "embedded", "--model", "embedded", "--out", str(out), "--batch-tokens", "64"]
     process = subprocess.Popen(
-        [sys.executable, "-c", START, *arguments], env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
+        [sys.executable, "-c", START, *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "acts.partial").exists():

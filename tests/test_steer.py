@@ -34,7 +34,7 @@ def lm() -> LanguageModel:
 @pytest.fixture(scope="module")
 def vector(lm: LanguageModel) -> SteeringVector:
     values = np.random.default_rng(0).standard_normal((2, HIDDEN)).astype(np.float32)
-    return SteeringVector("d0+", tuple(BLOCKS), values, "raw", lm.weights_fingerprint)
+    return SteeringVector("d0+", tuple(BLOCKS), values, "raw", lm.identity)
 
 
 def by_hand(
@@ -111,7 +111,7 @@ def test_steering_adds_the_vector_to_block_outputs(
 
 def test_relative_unit_moves_by_a_fraction_of_the_norm(lm: LanguageModel, vector: SteeringVector) -> None:
     unit_slices = vector.values / np.linalg.norm(vector.values, axis=1, keepdims=True)
-    one = SteeringVector("x", (1,), unit_slices[:1], "relative", lm.weights_fingerprint)
+    one = SteeringVector("x", (1,), unit_slices[:1], "relative", lm.identity)
     seen: list[torch.Tensor] = []
     handle = lm.blocks[2].register_forward_pre_hook(lambda _module, args: seen.append(args[0].clone()))
     try:
@@ -295,9 +295,9 @@ def test_requests_that_cannot_be_meant(lm: LanguageModel, vector: SteeringVector
     for alpha in (float("nan"), float("inf")):
         with pytest.raises(UsageError, match=f"finite number, not {alpha}"):
             steer(lm, vector, alpha).__enter__()
-    with steer(lm, vector, 1.0, scope="prompt", prompt_lengths=[2]):
-        with pytest.raises(UsageError, match="1 prompt_lengths were given for 2 rows"):
-            lm.model(input_ids=torch.tensor([[1, 5, 6], [1, 7, 8]]))
+    with steer(lm, vector, 1.0, scope="prompt", prompt_lengths=[2, 2]):
+        with pytest.raises(UsageError, match="2 prompt_lengths were given for 3 rows"):
+            lm.model(input_ids=torch.tensor([[1, 5, 6], [1, 7, 8], [1, 9, 8]]))
     assert n_hooks(lm) == 0
 
 
@@ -320,7 +320,7 @@ def basis() -> SkillBasis:
         np.zeros((3, 4), dtype=np.float32),
         np.array([9.0, 4.0]),
         np.array([3.0, 2.0]),
-        {"block_ids": [1, 4, 6], "weights_fingerprint": "abc"},
+        {"block_ids": [1, 4, 6], "weights_fingerprint": "abc", "model": "planted", "hidden_size": 4, "n_blocks": 8},
     )
 
 

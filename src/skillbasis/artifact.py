@@ -97,7 +97,7 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is damaged ({error}); delete it and run the command again") from None
 
 
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file atomically, with the permissions of any other new file.
 
     The library's own `save_file` writes the memory of a strided array as it lies, so a transposed one would come back
@@ -106,7 +106,7 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     import numpy as np
     from safetensors.numpy import save
 
-    data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+    data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata=metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 

@@ -145,7 +145,7 @@ def evaluate(
     from ..evaluate.run import evaluate as run_evaluation
     from ..evaluate.tasks import load_task
     from ..lm import load_model
-    from ..steer.hooks import steering_of
+    from ..steer.request import steering_of
 
     if backend != "hf":
         raise UsageError(f"unknown backend {backend!r}; allowed is hf")

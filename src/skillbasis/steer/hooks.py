@@ -1,34 +1,43 @@
 """Steering by hooks on the outputs of decoder blocks, exact under padding and with a KV cache.
 
 Where in a sequence the vector is added is the scope: `all` tokens, the `prompt`, the `last-prompt` token (once, just
-before the answer starts), or the `generated` tokens.
+before the answer starts), the `generated` tokens, or `from:N`, every token from the 0-based place N of its row on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from ..basis import SkillBasis
-from ..blocks import block_output
+from ..blocks import block_output, find_blocks
 from ..errors import ArtifactError, UsageError, nearest
-from ..lm import LanguageModel
-from .vectors import SteeringVector, direction_vector
+from ..lm import LanguageModel, weights_fingerprint
+from .vectors import SteeringVector
 
 if TYPE_CHECKING:
     import torch
 
-Scope = Literal["all", "prompt", "last-prompt", "generated"]
-SCOPES: tuple[str, ...] = get_args(Scope)
+Scope = str
+SCOPES: tuple[str, ...] = ("all", "prompt", "last-prompt", "generated")
+_FROM = "from:"
+
+
+def check_scope(scope: str) -> int | None:
+    """Returns N of a scope `from:N`, else None. Raises: UsageError: no scope."""
+    if scope in SCOPES:
+        return None
+    if scope.startswith(_FROM) and scope.removeprefix(_FROM).isdecimal():
+        return int(scope.removeprefix(_FROM))
+    raise UsageError(f"unknown scope {scope!r}{nearest(scope, list(SCOPES))}; allowed are {', '.join(SCOPES)}, from:N")
 
 
 @contextmanager
 def steer(
-    lm: LanguageModel,
+    model: LanguageModel | Any,
     vector: SteeringVector,
-    alpha: float,
+    alpha: float | Sequence[float],
     *,
     scope: Scope = "all",
     prompt_lengths: Sequence[int] | None = None,
@@ -36,49 +45,65 @@ def steer(
     """Adds alpha times a vector to the outputs of its blocks while the block runs, and always undoes it.
 
     A forward pass without a cached past is taken as the prompt (as in generation); later passes as generated tokens.
-    For full sequences of prompt and answer give `prompt_lengths`.
+    Where a pass holds prompt and answer, or a prompt is read in pieces, give `prompt_lengths`.
 
     Args:
-        alpha: strength in the vector's unit; at 0 nothing is hooked, so the logits are the same bits.
+        model: a LanguageModel, or a `transformers` causal language model (its weights are hashed to check the vector).
+        alpha: strength in the vector's unit; at 0 nothing is hooked, so the logits are the same bits. A sequence gives
+            each row of a batch its own; a batch of n times as many rows gives each n neighbours (`generate` with
+            `num_return_sequences=n`).
         scope: which tokens are moved; padding (by the attention mask) never is.
-        prompt_lengths: real tokens of the prompt of each row, for passes that hold prompt and answer.
+        prompt_lengths: real tokens of the prompt of each row.
     Raises: ArtifactError: the vector belongs to another model. UsageError: unknown scope, or alpha not finite.
     """
-    import math
-
     import torch
 
-    if scope not in SCOPES:
-        raise UsageError(f"unknown scope {scope!r}{nearest(scope, list(SCOPES))}; allowed are {', '.join(SCOPES)}")
-    if not math.isfinite(alpha):
+    first = check_scope(scope)
+    alphas = list(alpha) if isinstance(alpha, Sequence) else [float(alpha)]
+    if not alphas or not all(math.isfinite(value) for value in alphas):
         raise UsageError(f"alpha must be a finite number, not {alpha}")
-    if vector.model_fingerprint != lm.weights_fingerprint:
-        raise ArtifactError(
-            f"the steering vector {vector.name} was made for other weights ({vector.model_fingerprint}) than "
-            f"{lm.name!r} has ({lm.weights_fingerprint}); discover a basis of this model"
-        )
-    if alpha == 0:
+    blocks = _blocks_of(model, vector)
+    decoder = model.decoder if isinstance(model, LanguageModel) else model.get_decoder()
+    if not any(alphas):
         yield
         return
-    where = _Where(scope, prompt_lengths)
-    shifts = alpha * torch.from_numpy(vector.values).to(lm.device)
-    handles = [lm.decoder.register_forward_pre_hook(where.note, with_kwargs=True)]
+    where = _Where(scope, first, prompt_lengths)
+    strength = torch.tensor(alphas, dtype=torch.float32) if isinstance(alpha, Sequence) else None
+    scale = 1.0 if isinstance(alpha, Sequence) else alphas[0]
+    handles = [decoder.register_forward_pre_hook(where.note, with_kwargs=True)]
     try:
-        for block, shift in zip(vector.block_ids, shifts, strict=True):
-            handles.append(lm.blocks[block].register_forward_hook(_adder(where, shift, vector.unit == "relative")))
+        for block, values in zip(vector.block_ids, vector.values, strict=True):
+            adder = _Adder(where, scale * torch.from_numpy(values), strength, vector.unit == "relative")
+            handles.append(blocks[block].register_forward_hook(adder))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
+def _blocks_of(model: LanguageModel | Any, vector: SteeringVector) -> Any:
+    """The decoder blocks of a model that the vector belongs to."""
+    if isinstance(model, LanguageModel):
+        vector.check_model(model)
+        return model.blocks
+    found = weights_fingerprint(model)
+    if found != vector.model_fingerprint:
+        raise ArtifactError(
+            f"the steering vector {vector.name} was made for model {vector.model['model']!r} (weights_fingerprint "
+            f"{vector.model_fingerprint}), not for this {type(model).__name__} ({found}); give that model, or make the "
+            "vector anew on this one"
+        )
+    return find_blocks(model)
+
+
 class _Where:
     """Works out, at the start of every forward pass, which tokens the scope names."""
 
-    def __init__(self, scope: Scope, prompt_lengths: Sequence[int] | None) -> None:
+    def __init__(self, scope: Scope, first: int | None, prompt_lengths: Sequence[int] | None) -> None:
         self.scope = scope
+        self.first = first
         self.prompt_lengths = prompt_lengths
-        self.mask: torch.Tensor | None = None  # (rows, tokens) bool; None means none of them
+        self.mask: torch.Tensor | bool = False  # (rows, tokens) bool; or all of them, or none
 
     def note(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         import torch
@@ -89,28 +114,50 @@ class _Where:
         cache = kwargs.get("past_key_values")
         n_past = int(cache.get_seq_length()) if cache is not None else 0
         attention = kwargs.get("attention_mask")
-        if isinstance(attention, torch.Tensor) and attention.ndim == 2:
-            real = attention[:, -n_tokens:].bool()
-        else:
+        if n_past > 0 and self.prompt_lengths is None and self.first is None:  # the prompt has been read before
+            if self.scope in ("prompt", "last-prompt"):
+                self.mask = False
+                return
+            if n_tokens == 1 or attention is None:  # a token that is being generated is no padding
+                self.mask = True
+                return
+        if attention is None and self.scope == "all":
+            self.mask = True
+            return
+        real = _real_tokens(attention, n_rows, n_tokens, n_past)
+        if real is None:
             real = torch.ones((n_rows, n_tokens), dtype=torch.bool, device=inputs.device)
-        self.mask = self._select(real, n_past)
+        if isinstance(attention, torch.Tensor) and attention.ndim == 2 and attention.shape[1] > n_tokens:
+            before = attention[:, :-n_tokens].bool().sum(dim=1, keepdim=True)
+        elif n_past > 0 and attention is not None and self.scope not in ("all", "generated"):
+            raise UsageError(
+                f"the scope {self.scope} cannot be told from an attention mask of this form with a cache; give the "
+                "two-dimensional mask of all tokens"
+            )
+        else:
+            before = torch.full((n_rows, 1), n_past, device=inputs.device)
+        self.mask = self._select(real, before, n_past)
 
-    def _select(self, real: torch.Tensor, n_past: int) -> torch.Tensor | None:
+    def _select(self, real: torch.Tensor, before: torch.Tensor, n_past: int) -> torch.Tensor:
+        """Args: real: (rows, tokens) of this pass; before: (rows, 1) real tokens of earlier passes."""
         import torch
 
         if self.scope == "all":
             return real
-        if n_past > 0:  # the prompt has been read before
-            return real if self.scope == "generated" else None
-        place = real.cumsum(dim=1)  # 1-based place among the real tokens of a row
+        place = before + real.cumsum(dim=1)  # 1-based among the real tokens of a row
+        if self.first is not None:
+            return real & (place > self.first)
         if self.prompt_lengths is None:
+            if n_past > 0:
+                return real  # generated: the others were settled before
             length = real.sum(dim=1, keepdim=True)
+        elif len(real) % len(self.prompt_lengths):
+            raise UsageError(
+                f"{len(self.prompt_lengths)} prompt_lengths were given for {len(real)} rows; give one each"
+            )
         else:
-            if len(self.prompt_lengths) != len(real):
-                raise UsageError(
-                    f"{len(self.prompt_lengths)} prompt_lengths were given for {len(real)} rows; give one each"
-                )
             length = torch.tensor(list(self.prompt_lengths), device=real.device)[:, None]
+            length = length.repeat_interleave(len(real) // len(length), dim=0)
         if self.scope == "prompt":
             return real & (place <= length)
         if self.scope == "last-prompt":
@@ -118,44 +165,57 @@ class _Where:
         return real & (place > length)
 
 
-def _adder(where: _Where, shift: torch.Tensor, relative: bool) -> Any:
+def _real_tokens(attention: Any, n_rows: int, n_tokens: int, n_past: int) -> torch.Tensor | None:
+    """(rows, tokens) bool: the tokens of this pass that are no padding; None where all are real.
+
+    Caches of fixed size come with a prepared (rows, 1, tokens, keys) mask, or several by kind of block; a token is
+    padding where it may not look at itself.
+    """
+    import torch
+
+    if isinstance(attention, dict):
+        attention = next((mask for mask in attention.values() if mask is not None), None)
+    if attention is None:
+        return None
+    mask: torch.Tensor = attention
+    if mask.ndim == 2:
+        return mask[:, -n_tokens:].bool()
+    places = torch.arange(n_tokens, device=mask.device)
+    seen = mask[:, 0, places, n_past + places]
+    return (seen if seen.dtype == torch.bool else seen == 0).expand(n_rows, n_tokens)
+
+
+class _Adder:
     """A forward hook that adds `shift` (hidden,) to the marked tokens; `relative` scales it by each token's norm."""
 
-    def add(_module: Any, _args: Any, output: Any) -> Any:
-        if where.mask is None:
+    def __init__(self, where: _Where, shift: torch.Tensor, strength: torch.Tensor | None, relative: bool) -> None:
+        self.where = where
+        self.shift = shift
+        self.strength = strength  # (rows,) a factor of each row
+        self.relative = relative
+        self._ready: torch.Tensor | None = None  # the shift on the device and in the dtype of the stream
+
+    def __call__(self, _module: Any, _args: Any, output: Any) -> Any:
+        mask = self.where.mask
+        if mask is False:
             return None
         hidden = block_output(output)  # (rows, tokens, hidden)
-        amount = where.mask[..., None] * shift
-        if relative:
-            amount = amount * hidden.float().norm(dim=-1, keepdim=True)
-        moved = hidden + amount.to(hidden.dtype)
+        if mask is True and self.strength is None and not self.relative:
+            if self._ready is None or self._ready.device != hidden.device or self._ready.dtype != hidden.dtype:
+                self._ready = self.shift.to(hidden.device, hidden.dtype)
+            moved = hidden + self._ready
+        else:
+            moved = hidden + self._amount(hidden, mask).to(hidden.dtype)
         return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
-    return add
-
-
-def steering_of(
-    lm: LanguageModel, text: str, scope: str, unit: str
-) -> tuple[Callable[[LanguageModel], AbstractContextManager[None]], dict[str, Any]]:
-    """Reads `BASIS:DIRECTION:ALPHA` into an intervention for generation and what describes it in a record.
-
-    Raises: UsageError: not of that form. ArtifactError: the basis belongs to another model.
-    """
-    parts = text.rsplit(":", 2)
-    if len(parts) != 3:
-        raise UsageError(f"--steer {text!r} is not of the form BASIS:DIRECTION:ALPHA, such as basis:3+:0.5")
-    path, name, strength = parts
-    try:
-        alpha = float(strength)
-    except ValueError:
-        raise UsageError(f"alpha in --steer must be a number, not {strength!r}") from None
-    sign: Literal["+", "-"] = "-" if name.endswith("-") else "+"
-    if not name.rstrip("+-").isdigit():
-        raise UsageError(f"{name!r} in --steer is no direction; write a number and a sign, such as 3+")
-    if scope not in SCOPES:
-        raise UsageError(f"unknown scope {scope!r}{nearest(scope, list(SCOPES))}; allowed are {', '.join(SCOPES)}")
-    basis = SkillBasis.load(path)
-    basis.check_model(lm)
-    vector = direction_vector(basis, int(name.rstrip("+-")), sign, unit=unit)  # type: ignore[arg-type]
-    settings = {"basis": basis.fingerprint, "direction": vector.name, "alpha": alpha, "scope": scope, "unit": unit}
-    return partial(steer, vector=vector, alpha=alpha, scope=cast(Scope, scope)), settings
+    def _amount(self, hidden: torch.Tensor, mask: torch.Tensor | bool) -> torch.Tensor:
+        """What is added, float32, of the stream's shape or one that spreads to it."""
+        amount = self.shift.to(hidden.device).expand(1, 1, -1)
+        if self.strength is not None:
+            if len(hidden) % len(self.strength):
+                raise UsageError(f"{len(self.strength)} alphas were given for {len(hidden)} rows; give one each")
+            factor = self.strength.to(hidden.device).repeat_interleave(len(hidden) // len(self.strength))
+            amount = amount * factor[:, None, None]
+        if self.relative:
+            amount = amount * hidden.float().norm(dim=-1, keepdim=True)
+        return amount if mask is True else mask.to(hidden.device)[..., None] * amount  # type: ignore[union-attr]

@@ -627,7 +627,9 @@ class OutOfMemoryError(RuntimeError):
     [
         (KeyError("surprise"), r"KeyError: 'surprise'; this is unforeseen: run again with --debug and report it"),
         (OutOfMemoryError("CUDA out of memory"), r"out of memory \(CUDA .*\); take a lower --batch-tokens"),
-        (OSError(28, "No space left on device", "/data/x"), r"/data/x: No space left on device; check .* the room on"),
+        (OSError(28, "No space left on device", "/data/x"), r"the disk of /data/x is full \(No space.*; free some room"),
+        (OSError(28, "No space left on device"), r"the disk is full \(No space left on device\); free some room and run"),
+        (OSError(13, "Permission denied", "/data/x"), r"/data/x: Permission denied; check the path, its permissions"),
         (ValueError("two\nlines"), r"ValueError: two lines; this is unforeseen"),
     ],
 )

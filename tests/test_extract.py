@@ -525,7 +525,7 @@ def test_a_disk_too_small_is_found_before_the_work(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     told: list[Any] = []
-    with pytest.raises(ArtifactError, match=r"the activations take 0\.0 GB, but .* has 0\.0 GB free; choose"):
+    with pytest.raises(ArtifactError, match=r"the activations take [1-9][0-9.]* kB, but .* has 1\.0 kB free; choose"):
         extract(make_corpus(ROWS), loaded("llama"), tmp_path / "acts", on_progress=lambda *n: told.append(n))
     assert told == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -72,6 +73,9 @@ def _sentence(error: Exception) -> str:
     words = " ".join(str(error).split())
     if isinstance(error, SkillbasisError):
         return words
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"of {error.filename} " if error.filename else ""
+        return f"the disk {where}is full ({error.strerror}); free some room and run the same command again to go on"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; check the path, its permissions and the room on the disk"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's

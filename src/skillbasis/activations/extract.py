@@ -96,10 +96,17 @@ def _check_room(work: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(work).free
     if n_bytes - there > free:
         raise ArtifactError(
-            f"the activations take {n_bytes / 1e9:,.1f} GB, but the disk of {work.parent} has {free / 1e9:,.1f} GB "
-            "free; choose another --out or fewer --layers, or have discover and score read the corpus with --model, "
+            f"the activations take {_size(n_bytes)}, but the disk of {work.parent} has {_size(free)} free; "
+            "choose another --out or fewer --layers, or have discover and score read the corpus with --model, "
             "which stores nothing"
         )
+
+
+def _size(n_bytes: int) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:,.1f} {name}"
+    return f"{n_bytes / 1e3:,.1f} kB"
 
 
 def _make_shards(

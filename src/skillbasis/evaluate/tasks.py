@@ -19,6 +19,7 @@ _EMBEDDED_SPLITS: dict[str, tuple[Split, int]] = {
     "embedded": ("test", 400),
     "embedded:test": ("test", 400),
     "embedded:validation": ("validation", 240),
+    "embedded:pool": ("pool", 400),
 }
 Instruction = Literal["boxed", "none"]
 INSTRUCTIONS: dict[str, str] = {
@@ -64,8 +65,9 @@ def load_task(name: str, *, instruction: str = "none", limit: int | None = None)
     """Loads a task by name or from a file.
 
     Args:
-        name: `embedded` (400 test problems), `embedded:validation` (240), or a JSONL/Parquet path whose rows carry a
-            problem and an answer.
+        name: `embedded` (400 test problems), `embedded:validation` (240), `embedded:pool` (400 of those the pool draws
+            from: to make vectors of the model's own answers), or a JSONL/Parquet path whose rows carry a problem and
+            an answer.
         instruction: `boxed` or `none`, or a text of one's own, put behind the problem; the embedded world has none.
         limit: the first so many problems.
     Raises: UsageError: unknown name, or a limit below 1. CorpusError: a row without an answer, naming it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import importlib
-import io
 import json
 import os
 import re
@@ -14,8 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ import torch
 import yaml
 
 from conftest import files, kill_this_process
-from skillbasis import cli
+from shell import done, skillbasis
 from skillbasis.activations import ActivationStore, LiveActivations
 from skillbasis.artifact import read_json
 from skillbasis.basis import Scores, SkillBasis
@@ -45,32 +42,6 @@ SAMPLE = ("--rollouts", "2", "--temperature", "0.8", "--max-tokens", "40", "--li
 COMMANDS = ["demo", "run", "study", "extract", "discover", "score", "likelihood", "interpret", "select", "train"]
 COMMANDS += ["evaluate", "grade", "probe", "plan", "report", "world train", "world pool", "world ship"]
 START = "from skillbasis.cli import main; main()"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left behind."""
-
-    code: Any
-    out: str
-    err: str
-
-
-def skillbasis(*arguments: str | Path) -> Result:
-    """Runs the command line in this process, as a shell would start it."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["skillbasis", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-    return Result(left.value.code, out.getvalue(), err.getvalue())
-
-
-def done(*arguments: str | Path) -> str:
-    """Runs a command that must succeed and say nothing on stderr; returns what it printed."""
-    result = skillbasis(*arguments)
-    assert (result.code, result.err) == (0, "")
-    return result.out
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -627,8 +598,14 @@ class OutOfMemoryError(RuntimeError):
     [
         (KeyError("surprise"), r"KeyError: 'surprise'; this is unforeseen: run again with --debug and report it"),
         (OutOfMemoryError("CUDA out of memory"), r"out of memory \(CUDA .*\); take a lower --batch-tokens"),
-        (OSError(28, "No space left on device", "/data/x"), r"the disk of /data/x is full \(No space.*; free some room"),
-        (OSError(28, "No space left on device"), r"the disk is full \(No space left on device\); free some room and run"),
+        (
+            OSError(28, "No space left on device", "/data/x"),
+            r"the disk of /data/x is full \(No space.*; free some room",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            r"the disk is full \(No space left on device\); free some room and run",
+        ),
         (OSError(13, "Permission denied", "/data/x"), r"/data/x: Permission denied; check the path, its permissions"),
         (ValueError("two\nlines"), r"ValueError: two lines; this is unforeseen"),
     ],

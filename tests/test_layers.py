@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"basis"},
     {"interpret", "select", "steer"},
     {"cells"},
-    {"probe"},
+    {"probe", "halving", "verdicts", "proxy"},
     {"study"},
     {"report"},
     {"recipe", "stages", "pipeline", "plan", "token_count"},

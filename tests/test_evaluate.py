@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ from skillbasis.artifact import read_manifest
 from skillbasis.errors import ArtifactError, CorpusError, SkillbasisError, UsageError
 from skillbasis.evaluate import run as run_module
 from skillbasis.evaluate.generate import SamplingSettings
-from skillbasis.evaluate.run import TaskResult, answer_task, collect, evaluate, read_samples
+from skillbasis.evaluate.run import TaskResult, answer_task, collect, evaluate, read_problems, read_samples
 from skillbasis.evaluate.tasks import Problem, Task, load_task
 from skillbasis.lm import LanguageModel, load_model
 from skillbasis.train import TrainingSettings, fine_tune_in_memory
@@ -112,6 +113,43 @@ def test_samples_table(finished: Path) -> None:
         assert row["truncated"] == (row["tokens"] == 8)
     assert {row["correct"] for row in rows.to_pylist()} == {True, False}, "else the summary is not tested"
     assert {row["truncated"] for row in rows.to_pylist()} == {True, False}
+
+
+def test_problems_table(finished: Path) -> None:
+    rows = pq.read_table(finished / "problems.parquet")
+    assert rows.column_names == ["task", "problem_id", "prompt", "answer", "group"]
+    assert rows.to_pylist()[1] == {
+        "task": "digits",
+        "problem_id": "d1",
+        "prompt": '[{"role": "user", "content": "what is 1?"}]',
+        "answer": "1",
+        "group": "odd",
+    }
+    assert rows["group"].to_pylist()[-1] is None
+    prompts = read_problems(finished)
+    assert list(prompts.items()) == [((task.name, p.id), p.prompt) for task in TASKS for p in task.problems]
+
+
+def test_problems_are_written_before_the_sampling(lm: LanguageModel, finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        evaluate(lm, TASKS, SETTINGS, tmp_path / "eval", on_samples=stop_after(1))
+    assert (tmp_path / "eval.partial/problems.parquet").exists()
+    with pytest.raises(ArtifactError, match=r"summary\.json does not exist"):
+        read_problems(tmp_path / "eval")
+    evaluate(lm, TASKS, SETTINGS, tmp_path / "eval")
+    assert read_problems(tmp_path / "eval") == read_problems(finished)
+
+
+def test_an_old_evaluation_without_problems(
+    lm: LanguageModel, finished: Path, tmp_path: Path, generated: Counter[str]
+) -> None:
+    out = tmp_path / "eval"
+    shutil.copytree(finished, out)
+    (out / "problems.parquet").unlink()
+    with pytest.raises(ArtifactError, match=r"no problems\.parquet.*run the evaluate command that made it again"):
+        read_problems(out)
+    evaluate(lm, TASKS, SETTINGS, out)
+    assert read_problems(out) == read_problems(finished) and not generated
 
 
 def test_summary_is_what_a_hand_count_gives(finished: Path) -> None:

@@ -34,6 +34,7 @@ RECIPE: dict[str, Any] = {
         "n_problems": 16,
         "n_rows": 48,
         "n_random": 1,
+        "n_seeds": 1,
         "n_finalists": 1,
         "n_repeats": 1,
         "sampling": SAMPLING,
@@ -46,7 +47,17 @@ RECIPE: dict[str, Any] = {
         "seeds": [0, 1],
         "sampling": SAMPLING,
     },
-    "steer": {"task": "embedded:validation", "n_problems": 16, "alphas": [0.3], "n_random": 1, "sampling": SAMPLING},
+    "steer": {
+        "task": "embedded:validation",
+        "n_problems": 16,
+        "test_task": "embedded:test",
+        "n_test_problems": 8,
+        "alphas": [0.6],
+        "n_random": 1,
+        "n_controls": 2,
+        "n_texts": 5,
+        "sampling": SAMPLING,
+    },
 }
 
 
@@ -88,6 +99,10 @@ def test_every_stage_leaves_its_artifact(finished: Path) -> None:
     assert {(point["kind"], point["scope"]) for point in sweep["points"]} == {
         (kind, scope) for kind in ("direction", "random") for scope in ("last-prompt", "all")
     }
+    assert all(point["damage"]["n_rows"] == 5 for point in sweep["points"])
+    assert (sweep["test"] is None) == (sweep["winner"] is None)
+    if sweep["test"] is not None:
+        assert (sweep["test"]["n_problems"], len(sweep["test"]["controls"])) == (8, 2)
     assert not list(finished.rglob("*.partial")) and not list(finished.rglob("*.tmp"))
 
 
@@ -188,7 +203,20 @@ def test_killed_at_several_moments_the_same_command_ends_the_same(finished: Path
         ),
         ({"probe": None}, "study needs directions"),
         ({"study": RECIPE["study"] | {"directions": ["7+"]}}, r"study.directions names 7\+, but the basis has 0 to 1"),
+        ({"probe": RECIPE["probe"] | {"kind": "steer", "scope": "last"}}, "unknown scope 'last'"),
+        ({"probe": RECIPE["probe"] | {"kind": "steer", "blocks": [0]}}, "probe.blocks names block 0, but the basis"),
+        ({"probe": RECIPE["probe"] | {"n_chosen": 2}}, "1 finalists cannot give 2 chosen directions"),
         ({"probe": RECIPE["probe"] | {"task": "embeded"}}, r"unknown task 'embeded' \(did you mean 'embedded'\?\)"),
+        ({"steer": RECIPE["steer"] | {"alphas": [0.0]}}, "alpha 0 steers nothing"),
+        ({"steer": RECIPE["steer"] | {"scopes": ["promt"]}}, r"unknown scope 'promt' \(did you mean 'prompt'\?\)"),
+        ({"steer": RECIPE["steer"] | {"metric": "pass@4"}}, "metric 'pass@4' is not measured with 2 rollouts"),
+        ({"steer": RECIPE["steer"] | {"target": "pattern:("}}, "regular expression"),
+        ({"steer": RECIPE["steer"] | {"directions": ["1+", "1+"]}}, "steer.directions names one twice"),
+        ({"steer": RECIPE["steer"] | {"test_task": "embedded:validation"}}, "8 of 8 problems of the test task"),
+        (
+            {"steer": RECIPE["steer"] | {"task": "embedded:test", "n_problems": 4, "test_task": "embedded:validation"}},
+            "8 of 8 problems of the test task 'embedded:validation' are in the task 'embedded:validation'",
+        ),
         ({"model": "./no-such-model"}, "model directory ./no-such-model does not exist"),
     ],
 )
@@ -212,3 +240,12 @@ def test_a_failed_cell_leaves_a_hole_that_is_shown(tmp_path: Path) -> None:
     assert summary["arms"]["random"]["status"] == "failed"
     assert "training diverged" in summary["arms"]["random"]["reason"]
     assert "failed" in summary["verdicts"]["low-nll"]
+
+
+def test_a_probe_by_steering_in_a_run(tmp_path: Path) -> None:
+    block = RECIPE["probe"] | {"kind": "steer", "alpha": 0.5, "n_problems": 4}
+    changes = {"probe": block, "study": None, "steer": None}
+    run = run_recipe(parse_recipe(RECIPE | changes, "steered"), tmp_path / "run", Silent())
+    probe = read_json(run / "probe" / "probe.json")
+    assert (probe["kind"], probe["alpha"], len(probe["directions"])) == ("steer", 0.5, 4)
+    assert len(list((run / "probe" / "steered").glob("*/*/samples.parquet"))) == probe["saved"]["cells"]

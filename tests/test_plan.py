@@ -229,8 +229,8 @@ def test_the_stages_of_a_recipe(planned: Callable[..., tuple[Plan, dict[str, Sta
     assert stages["extraction"].forward_flops == cost.forward_flops(tokens.n_tokens, tokens.n_pairs, last_block=2)
     whole = cost.forward_flops(tokens.n_tokens, tokens.n_pairs, head_tokens=tokens.n_tokens)
     assert stages["likelihood"].forward_flops == whole > stages["extraction"].forward_flops
-    # 3 random pilots, both signs of 3 directions, 2 finalists twice more; 3 arms at 2 seeds
-    for name, n_read in (("probe", (3 + 6 + 4) * 10 * 2), ("study", 6 * 20 * 2)):
+    # both signs of 3 directions, then 3 and 2 of the 6, 2 finalists twice more, 5 random pilots; 3 arms at 2 seeds
+    for name, n_read in (("probe", (6 + 3 + 2 + 4 + 5) * 10 * 2), ("study", 6 * 20 * 2)):
         stage = stages[f"{name}: training"]
         assert stage.n_tokens == pytest.approx(n_read * tokens.training_tokens)
         forward = n_read * cost.forward_flops(tokens.training_tokens, tokens.training_pairs)
@@ -240,7 +240,7 @@ def test_the_stages_of_a_recipe(planned: Callable[..., tuple[Plan, dict[str, Sta
         assert stage.recomputed_flops == stage.forward_flops  # trl checkpoints
         assert stage.hours == DEVICE.hours(4 * stage.forward_flops)
     # the untuned model answers beside the pilots, and at every seed of the study; steering has 1 + 2 x (1 + 2) points
-    for name, n_times, n_problems in (("probe", 14, 5), ("study", 8, 3), ("steer", 7, 5)):
+    for name, n_times, n_problems in (("probe", 21, 5), ("study", 8, 3), ("steer", 7, 5)):
         texts = [f"What is {i} and 1?\n" for i in range(n_problems)]
         lengths = [len(lm.tokenizer(text)["input_ids"]) + 30 for text in texts]
         stage = stages[f"{name}: answering"]
@@ -272,11 +272,12 @@ def test_as_many_cells_are_planned_as_are_run(
     monkeypatch.setattr(probing, "run_cells", stop)
     monkeypatch.setattr(studying, "run_cells", stop)
     with pytest.raises(SkillbasisError, match="far enough"):
-        probing.probe(tmp_path / "p", corpus, candidates, cells, "w", probing.ProbeSettings(10, 3, 2, 2))
-    assert sum(cell.rows is not None for cell in ran) + 2 * 2 == 13  # the finalists' repeats come later
+        probing.probe(tmp_path / "p", corpus, candidates, cells, "w", probing.ProbeSettings(n_rows=10, n_finalists=2))
+    assert sum(cell.rows is not None for cell in ran) == 3 + 6  # later rungs and the finalists' repeats never came
     assert sum(cell.rows is None for cell in ran) == 1
-    assert stages["probe: training"].note.startswith("13 fine-tunes x 10 rows x 2 epochs")
-    assert stages["probe: answering"].note.startswith("14 x 5 problems")
+    assert stages["probe: training"].note.startswith("20 fine-tunes x 10 rows x 2 epochs")
+    assert stages["probe: training"].note.endswith("; halving: up to 27 where directions lie close together")
+    assert stages["probe: answering"].note.startswith("21 x 5 problems")
     ran.clear()
     directed = replace(candidates, settings=replace(candidates.settings, directions=((0, "+"),)))
     arms = studying.StudySettings(("random", "directions"), 20, (0, 1))
@@ -285,6 +286,16 @@ def test_as_many_cells_are_planned_as_are_run(
     assert [cell.rows is not None for cell in ran] == [True] * 2 * 2 + [False] * 2  # the recipe has three arms
     assert stages["study: training"].note.startswith("6 fine-tunes x 20 rows x 2 epochs")
     assert stages["study: answering"].note.startswith("8 x 3 problems")
+
+
+def test_a_probe_by_steering_trains_nothing_and_a_full_one_is_counted_exactly(
+    planned: Callable[..., tuple[Plan, dict[str, Stage]]], tmp_path: Path
+) -> None:
+    block = {"task": str(tmp_path / "validation.jsonl"), "kind": "steer", "strategy": "full", "n_finalists": 2}
+    _, stages = planned(probe=block, study=None, steer=None)
+    assert list(stages) == ["extraction", "probe: answering"]
+    note = stages["probe: answering"].note
+    assert note.startswith("28 x 5 problems") and "halving" not in note  # the base, 6 x 3, 2 x 2 and 5 random vectors
 
 
 def test_adapters_and_the_lean_loop_are_planned_otherwise(
@@ -298,7 +309,7 @@ def test_adapters_and_the_lean_loop_are_planned_otherwise(
     states = [parts["study: training"]["training state"] for parts in kept]
     assert states[1] == 16 * full.n_parameters > states[0] > 4 * full.n_parameters  # the tiny model is in float32
     on_disk = [{item.what: item.bytes for item in made.disk}["fine-tuned models"] for made in (adapters, full)]
-    assert on_disk[1] == 19 * 4 * full.n_parameters > on_disk[0] > 0
+    assert on_disk[1] == 26 * 4 * full.n_parameters > on_disk[0] > 0
     lean, stages = planned(training={"preset": "embedded", "trainer": "lean"})
     assert stages["study: training"].recomputed_flops == 0
     assert "fine-tuned models" not in {item.what for item in lean.disk}

@@ -63,6 +63,27 @@ def test_the_demo_chooses_on_other_problems_than_it_reports() -> None:
     assert len(recipe.study.seeds) >= 5
 
 
+def test_a_steer_block_needs_a_task_and_strengths_only() -> None:
+    steer = parse_recipe(SMALL | {"steer": {"task": "embedded:validation", "alphas": [0.2]}}, "small").steer
+    assert steer is not None
+    assert (steer.test_task, steer.n_controls, steer.target, steer.metric) == (None, 19, "accuracy", None)
+    with pytest.raises(UsageError, match=r"unknown key 'steer.test_tasks' \(did you mean 'test_task'\?\)"):
+        parse_recipe(SMALL | {"steer": {"task": "embedded", "alphas": [0.2], "test_tasks": "x"}}, "small")
+    with pytest.raises(UsageError, match="'steer.alphas' is"):
+        parse_recipe(SMALL | {"steer": {"task": "embedded", "alphas": []}}, "small")
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     load_recipe(path)
+
+
+def test_a_probe_may_steer() -> None:
+    block = {"task": "embedded:validation", "kind": "steer", "alpha": 0.2, "scope": "all", "blocks": [1, 2]}
+    probe = parse_recipe(SMALL | {"probe": block}, "steered").probe
+    assert probe is not None
+    assert (probe.kind, probe.strategy, probe.unit, probe.blocks) == ("steer", "halving", "relative", (1, 2))
+    with pytest.raises(UsageError, match="'probe.strategy' is 'half': input should be 'halving' or 'full'"):
+        parse_recipe(SMALL | {"probe": block | {"strategy": "half"}}, "bad")
+    with pytest.raises(UsageError, match="'probe.n_repeats' is 0"):
+        parse_recipe(SMALL | {"probe": block | {"n_repeats": 0}}, "bad")

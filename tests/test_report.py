@@ -110,7 +110,8 @@ def fake_run() -> dict[str, Any]:
     }
     pilots = [
         {"name": "3+", "direction": 3, "sign": "+", "status": "done", "reason": None, "pass@1": estimate(0.4),
-         "difference_to_random": difference(0.04, 0.02, 0.01), "verdict": "helps"},
+         "difference_to_random": difference(0.04, 0.02, 0.01), "difference_to_base": difference(0.099, 0.05, 0.001),
+         "n_pilots": 5, "n_judged": 2, "verdict": "helps"},
         {"name": "1-", "direction": 1, "sign": "-", "status": "done", "reason": None, "pass@1": estimate(0.3),
          "difference_to_random": difference(-0.06, 0.03, 0.01), "verdict": "hurts"},
         {"name": "0+", "direction": 0, "sign": "+", "status": "done", "reason": None, "pass@1": estimate(0.37),
@@ -142,6 +143,8 @@ def fake_run() -> dict[str, Any]:
             "n_examples": 2, "by": "score", "directions": [direction], "n_attributes_tested": 2,
         },
         "probe/probe.json": {
+            "kind": "pilot", "strategy": "halving", "seconds": 61.2,
+            "saved": {"cells": 12, "cells_of_full": 24, "fraction": 0.5, "seconds_of_full": 122.4},
             "n_rows": 200, "rollouts": 4, "task": "embedded", "base": {"pass@1": estimate(0.301, n=200)},
             "random": {"pass@1": estimate(0.36, n=200), "pilots": [0.35, 0.36, 0.37]}, "directions": pilots,
             "chosen": ["3+"], "notes": ["Three random pilots."],
@@ -437,7 +440,7 @@ def test_undefined_numbers_are_dashes_with_a_reason(tmp_path: Path) -> None:
     assert "40.0 [–] one seed gives no interval" in words
     assert "– not measured" in words
     assert "coverage failed: training diverged at step 12 400 – – – – –" in words
-    assert "2- – – – – failed: too few rows" in words
+    assert "2- – – – – – – failed: too few rows" in words
     assert "None" not in words and "nan" not in words.lower().split()
 
 
@@ -607,3 +610,20 @@ def test_numbers_are_written_the_same_everywhere() -> None:
     ]
     assert str(show(Difference(mean=0.03, low=-0.004, high=0.066))) == "+3.0 [−0.4,\N{NO-BREAK SPACE}+6.6]"
     assert str(show(Interval(), Measured(status="partial"))) == "– (partial, no reason recorded)"
+
+
+def test_a_probe_says_what_was_tried_and_what_stopping_early_saved(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    words = page_of(write_run(tmp_path / "pilots", artifacts)).words()
+    assert "Schedule halving Effort 12 cells of 24, 61 s of about 122" in words
+    assert "A small fine-tune on the rows" in words and "random rows" in words
+    assert "+9.9 [+4.9, +14.9] 2 of 5 helps, chosen" in words
+    probe = artifacts["probe/probe.json"]
+    del probe["n_rows"]
+    probe |= {"kind": "steer", "strategy": "full", "alpha": 0.3, "unit": "relative", "scope": "last-prompt"}
+    probe["saved"] |= {"cells": 24, "fraction": 0.0}
+    probe["base"] = {"status": "failed", "reason": "out of memory"}
+    words = page_of(write_run(tmp_path / "steered", artifacts)).words()
+    assert "Strength 0.3 (relative), last-prompt" in words and "Effort 24 cells, 61 s Chosen" in words
+    assert "random vectors of the same norm" in words and "A small fine-tune" not in words
+    assert "Rows per pilot" not in words

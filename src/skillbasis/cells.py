@@ -1,14 +1,17 @@
-"""Train on these rows, answer those problems: the unit that pilots and studies are made of, one artifact each.
+"""Train on these rows or steer along this vector, then answer those problems: the unit of probes and studies.
 
-Cells are independent: worker processes take them side by side, a finished cell is never run again, and a failed one is
-recorded with its reason while the others go on.
+
+A cell is an artifact of its own. Cells are independent: worker processes take them side by side, a finished cell is
+never run again, and a failed one is recorded with its reason while the others go on.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,13 @@ import numpy as np
 
 from .artifact import building, is_current, read_json, write_json
 from .engine import map_jobs
-from .errors import SkillbasisError
-from .evaluate.generate import SamplingSettings
+from .errors import SkillbasisError, UsageError
+from .evaluate.generate import Intervention, SamplingSettings
 from .evaluate.run import TaskResult, answer_task, collect, read_samples, write_samples
 from .evaluate.tasks import load_task
 from .lm import LanguageModel, load_model
+from .steer.hooks import Scope, check_scope, steer
+from .steer.vectors import SteeringVector
 from .train.loop import fine_tune_in_memory
 from .train.settings import TrainingSettings
 from .train.sft import check_trainer, fine_tune, rows_fingerprint
@@ -49,15 +54,38 @@ class CellSettings:
 
 
 @dataclass(frozen=True)
+class Steering:
+    """What is added to the base model while a cell answers."""
+
+    vector: SteeringVector
+    alpha: float
+    """Strength in the vector's unit."""
+    scope: Scope
+    """Which tokens are moved."""
+
+    def __post_init__(self) -> None:
+        check_scope(self.scope)
+        if not math.isfinite(self.alpha):
+            raise UsageError(f"alpha must be a finite number, not {self.alpha}")
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One fine-tune and its evaluation."""
+    """One model, fine-tuned, steered or as it is, and its evaluation."""
 
     name: str
     """Path of the cell's artifact below the directory of cells."""
     rows: Rows | None
     """(prompt messages, response) pairs to train on; None answers with the base model."""
     training_seed: int
+    """Unused where nothing is trained."""
     sampling_seed: int
+    steering: Steering | None = None
+    """None answers unsteered. A vector belongs to one model, so a model that was trained here cannot be steered."""
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.steering is not None:
+            raise UsageError(f"cell {self.name} is to be trained and steered; a vector fits only the base model")
 
 
 @dataclass(frozen=True)
@@ -120,14 +148,18 @@ def run_cells(
 
 
 def _inputs(cell: Cell, settings: CellSettings, base_fingerprint: str) -> dict[str, Any]:
-    shared = asdict(settings)
-    del shared["model"], shared["sampling"]["batch_size"]
-    return shared | {
-        "weights_fingerprint": base_fingerprint,
-        "rows": rows_fingerprint(cell.rows) if cell.rows is not None else None,
-        "training_seed": cell.training_seed,
-        "sampling_seed": cell.sampling_seed,
-    }
+    """All that the answers of a cell depend on; how it would train is left out where it does not."""
+    inputs = asdict(settings)
+    del inputs["model"], inputs["sampling"]["batch_size"]
+    inputs |= {"weights_fingerprint": base_fingerprint, "rows": None, "sampling_seed": cell.sampling_seed}
+    if cell.rows is None:
+        del inputs["training"], inputs["trainer"]
+    else:
+        inputs |= {"rows": rows_fingerprint(cell.rows), "training_seed": cell.training_seed}
+    if cell.steering is not None:
+        steering = cell.steering
+        inputs["steering"] = {"vector": steering.vector.fingerprint, "alpha": steering.alpha, "scope": steering.scope}
+    return inputs
 
 
 def _load(path: Path, name: str, settings: CellSettings) -> CellResult:
@@ -146,15 +178,13 @@ class _CellWorker:
         self.task = load_task(settings.task, instruction=settings.instruction, limit=settings.n_problems)
 
     def __call__(self, job: tuple[Cell, Path, dict[str, Any]]) -> None:
-        from dataclasses import replace
-
         cell, path, inputs = job
         with building(path, KIND, inputs, {"name": cell.name}) as work:
             started = time.perf_counter()
             tuned, losses = self._train(cell, work)
             trained = time.perf_counter()
             sampling = replace(self.settings.sampling, seed=cell.sampling_seed)
-            result, records = answer_task(tuned, self.task, sampling)
+            result, records = answer_task(tuned, self.task, sampling, _intervention(cell.steering))
             write_samples(work / "samples.parquet", records)
             summary = {
                 "n_rows": len(cell.rows or ()),
@@ -173,3 +203,9 @@ class _CellWorker:
             return fine_tune_in_memory(self.base, cell.rows, training)
         path = fine_tune(self.base, cell.rows, training, work / "model", trainer="trl")
         return load_model(path, dtype=self.settings.dtype), read_json(path / "losses.json")
+
+
+def _intervention(steering: Steering | None) -> Intervention | None:
+    if steering is None:
+        return None
+    return partial(steer, vector=steering.vector, alpha=steering.alpha, scope=steering.scope)

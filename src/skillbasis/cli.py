@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from .commands import acting, planning, reading, runs, world
+from .commands import acting, planning, reading, runs, steering, world
 from .errors import SkillbasisError
 
 app = typer.Typer(
@@ -39,6 +39,19 @@ for command in (
     runs.report,
 ):
     app.command()(command)
+steer_app = typer.Typer(
+    help="Make steering vectors, carry them to other engines, and check them.", no_args_is_help=True
+)
+for steering_command in (
+    steering.vectors,
+    steering.bake,
+    steering.verify,
+    steering.gguf,
+    steering.easysteer,
+    steering.audit,
+):
+    steer_app.command()(steering_command)
+app.add_typer(steer_app, name="steer")
 world_app = typer.Typer(help="Make the embedded reasoner and its candidate pool.", no_args_is_help=True)
 for world_command in (world.train, world.pool, world.ship):
     world_app.command()(world_command)
@@ -54,6 +67,7 @@ def main() -> None:
     if not debug:  # what libraries mean to change, and their own bars, are nothing to the user
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message="Block 0 cannot be steered")  # the command says so itself
     try:
         app(arguments)  # leaves with SystemExit: 0 when done, 2 for wrong use of the command line
     except SystemExit as leaving:

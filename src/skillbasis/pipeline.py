@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .activations import ExtractionSettings, extract
 from .artifact import MANIFEST, building, is_current, lock, remove_tree
 from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
@@ -24,11 +26,14 @@ from .evaluate.tasks import load_task
 from .interpret import describe_basis, write_description
 from .lm import LanguageModel, load_model, parse_layers
 from .probe import ProbeSettings, probe
-from .recipe import CorpusBlock, Recipe, SamplingBlock, TrainingBlock
+from .recipe import CorpusBlock, ProbeBlock, Recipe, SamplingBlock, SteerBlock, TrainingBlock
 from .select import Candidates, SelectionSettings, SignedDirection, parse_direction
 from .select.strategy import NEEDS_DIRECTIONS, NEEDS_LIKELIHOOD
 from .stages import Run, Watcher
-from .steer.sweep import SweepSettings, sweep
+from .steer.dose import check_metric
+from .steer.measure import ACCURACY
+from .steer.sweep import SweepSettings, load_tasks, sweep
+from .steer.vectors import direction_vector
 from .study import StudySettings, study
 from .train.settings import TrainingSettings, preset
 
@@ -56,9 +61,9 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
         basis, scores, corpus = _read(run, recipe, lm, corpus)
         likelihood = _likelihood(run, recipe, lm, corpus)
         candidates = Candidates.of(corpus, scores, likelihood, SelectionSettings(**recipe.selection.model_dump()))
-        chosen = _probe(run, recipe, lm, corpus, candidates)
+        chosen = _probe(run, recipe, lm, corpus, basis, candidates)
         _study(run, recipe, lm, corpus, candidates, chosen)
-        _steer(run, recipe, lm, basis, chosen)
+        _steer(run, recipe, lm, corpus, basis, chosen)
         run.save()
     return out
 
@@ -66,9 +71,12 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
 def _check(recipe: Recipe, lm: LanguageModel) -> None:
     """Finds what would fail hours later: unknown tasks and arms, budgets, directions without a probe."""
     read = parse_layers(recipe.activations.layers, len(lm.blocks))
-    unread = sorted(set(recipe.steer.blocks or ()) - set(read)) if recipe.steer else []
-    if unread:
-        raise UsageError(f"steer.blocks names block {unread[0]}, but the basis will have {read}")
+    for name, steered in (("steer", recipe.steer), ("probe", recipe.probe)):
+        unread = sorted(set(steered.blocks or ()) - set(read)) if steered else []
+        if unread:
+            raise UsageError(f"{name}.blocks names block {unread[0]}, but the basis will have {read}")
+    if recipe.probe is not None:
+        probe_settings(recipe.probe, recipe.seed)
     for block in (recipe.probe, recipe.study, recipe.steer):
         if block is not None:
             load_task(block.task, instruction=recipe.instruction, limit=1)
@@ -77,6 +85,8 @@ def _check(recipe: Recipe, lm: LanguageModel) -> None:
             f"probe and study both use the task {recipe.probe.task!r}; directions must be chosen on other problems "
             "than the results are reported on"
         )
+    if recipe.steer is not None:
+        _check_steer(recipe, recipe.steer)
     for name, block in (("study", recipe.study), ("steer", recipe.steer)):
         if block is None:
             continue
@@ -88,6 +98,18 @@ def _check(recipe: Recipe, lm: LanguageModel) -> None:
             raise UsageError(f"{name} needs directions: give {name}.directions, or a probe block that finds them")
     if recipe.study is not None:
         StudySettings(tuple(recipe.study.arms), recipe.study.budget, tuple(recipe.study.seeds))
+
+
+def _check_steer(recipe: Recipe, block: SteerBlock) -> None:
+    """Settings, metric and tasks of the steer block; problems that chose the directions are none to test on."""
+    if len(set(map(parse_direction, block.directions))) < len(block.directions):
+        raise UsageError(f"steer.directions names one twice ({', '.join(block.directions)}); give each once")
+    check_metric(sweep_settings(block, recipe.seed).chosen_by, block.sampling.rollouts, block.target != ACCURACY)
+    limits = {"n_problems": block.n_problems, "n_test_problems": block.n_test_problems}
+    load_tasks(block.task, block.test_task, instruction=recipe.instruction, **limits)
+    if recipe.probe is not None and not block.directions and block.test_task is not None:
+        limits["n_problems"] = recipe.probe.n_problems
+        load_tasks(recipe.probe.task, block.test_task, instruction=recipe.instruction, **limits)
 
 
 def recipe_corpus(block: CorpusBlock, rejected_path: Path | None = None) -> Corpus:
@@ -107,7 +129,7 @@ def _corpus(recipe: Recipe, out: Path) -> Corpus:
     corpus = recipe_corpus(recipe.corpus, out / "rejected.jsonl" if recipe.corpus.on_bad_row == "skip" else None)
     for name, wanted in (
         ("study.budget", recipe.study.budget if recipe.study else 0),
-        ("probe.n_rows", recipe.probe.n_rows if recipe.probe else 0),
+        ("probe.n_rows", recipe.probe.n_rows if recipe.probe and recipe.probe.kind == "pilot" else 0),
     ):
         if wanted > len(corpus):
             raise UsageError(f"{name} is {wanted}, above the pool of {len(corpus)} rows; choose a smaller one")
@@ -229,16 +251,18 @@ def _cell_tick(tick: Callable[[int, int, str], None]) -> Callable[[CellResult, i
     return show
 
 
+def probe_settings(block: ProbeBlock, seed: int) -> ProbeSettings:
+    known = set(ProbeSettings.__dataclass_fields__)
+    return ProbeSettings(seed=seed, **block.model_dump(include=known))
+
+
 def _probe(
-    run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, candidates: Candidates
+    run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis: SkillBasis, candidates: Candidates
 ) -> tuple[SignedDirection, ...]:
-    """Pilots; returns the chosen directions."""
+    """Tries the directions; returns the chosen ones."""
     block = recipe.probe
     if block is None:
         return ()
-    settings = ProbeSettings(
-        seed=recipe.seed, **block.model_dump(include=set(ProbeSettings.__dataclass_fields__) - {"seed"})
-    )
     outcome = run.do(
         "probe",
         lambda tick: probe(
@@ -247,7 +271,8 @@ def _probe(
             candidates,
             _cells(recipe, block.task, block.n_problems, block.sampling),
             lm.weights_fingerprint,
-            settings,
+            probe_settings(block, recipe.seed),
+            basis=basis,
             n_workers=_workers(recipe, lm),
             on_cell=_cell_tick(tick),
         ),
@@ -255,7 +280,7 @@ def _probe(
     )
     failed = [entry["name"] for entry in outcome["directions"] if entry["status"] == "failed"]
     if failed:
-        run.warnings.append(f"pilots failed for {', '.join(failed)}")
+        run.warnings.append(f"all cells of the probe failed for {', '.join(failed)}")
     return tuple(parse_direction(name) for name in outcome["chosen"])
 
 
@@ -294,31 +319,52 @@ def _study(
     )
 
 
-def _steer(run: Run, recipe: Recipe, lm: LanguageModel, basis: SkillBasis, chosen: tuple[SignedDirection, ...]) -> None:
+def sweep_settings(block: SteerBlock, seed: int) -> SweepSettings:
+    return SweepSettings(
+        alphas=tuple(block.alphas),
+        scopes=tuple(block.scopes),
+        target=block.target,
+        metric=block.metric,
+        n_random=block.n_random,
+        n_controls=block.n_controls,
+        seed=seed,
+    )
+
+
+def _steer(
+    run: Run,
+    recipe: Recipe,
+    lm: LanguageModel,
+    corpus: Corpus,
+    basis: SkillBasis,
+    chosen: tuple[SignedDirection, ...],
+) -> None:
     block = recipe.steer
     if block is None:
         return
-    settings = SweepSettings(
-        directions=tuple(parse_direction(name) for name in block.directions) or chosen,
-        alphas=tuple(block.alphas),
-        unit=block.unit,
-        scopes=tuple(block.scopes),
-        n_random=block.n_random,
-        blocks=tuple(block.blocks) if block.blocks is not None else None,
-        seed=recipe.seed,
-    )
+    vectors = [
+        direction_vector(basis, direction, sign, unit=block.unit, blocks=block.blocks)
+        for direction, sign in tuple(parse_direction(name) for name in block.directions) or chosen
+    ]
+    if not vectors:
+        run.warnings.append("steering was left out: the probe chose no direction")
+        return
+    drawn = np.random.default_rng(recipe.seed).permutation(len(corpus))[: block.n_texts]
     run.do(
         "steer",
         lambda tick: sweep(
             run.out / "steer",
-            basis,
             lm,
+            vectors,
             block.task,
             sampling_settings(block.sampling, recipe.seed),
-            settings,
+            sweep_settings(block, recipe.seed),
+            test_task=block.test_task,
+            held_out=[(row["prompt"], row["response"]) for row in corpus.rows.select(drawn)],
             dtype=recipe.dtype,
             instruction=recipe.instruction,
             n_problems=block.n_problems,
+            n_test_problems=block.n_test_problems,
             n_workers=_workers(recipe, lm),
             on_point=lambda point, done, n: tick(done, n, f"{point['vector']} {point['scope']} {point['alpha']:g}"),
         ),

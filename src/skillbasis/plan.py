@@ -30,8 +30,7 @@ from .flops import (
     training_memory,
 )
 from .lm import DTYPES
-from .pipeline import recipe_corpus, training_settings
-from .probe import ProbeSettings
+from .pipeline import probe_settings, recipe_corpus, training_settings
 from .recipe import BasisBlock, Recipe, SamplingBlock
 from .select.strategy import NEEDS_LIKELIHOOD
 from .study import StudySettings
@@ -133,7 +132,8 @@ def plan_recipe(recipe: Recipe, device: Device, *, on_rows: OnRows | None = None
     Raises: UsageError: the model, a task or an arm is unknown, or a setting cannot be meant. CorpusError: a bad row.
     """
     work = _Work.of(recipe.model, recipe.dtype, ExtractionSettings(**recipe.activations.model_dump()), device)
-    trains = recipe.probe is not None or recipe.study is not None
+    pilots = recipe.probe is not None and recipe.probe.kind == "pilot"
+    trains = pilots or recipe.study is not None
     if recipe.study is not None:  # before the counting, which may take minutes
         StudySettings(tuple(recipe.study.arms), recipe.study.budget, tuple(recipe.study.seeds))
     jobs = _jobs(recipe, work.tokenizer)
@@ -157,6 +157,8 @@ class _Job:
     prompt_tokens: np.ndarray
     """(problems,) int64."""
     sampling: SamplingBlock
+    note: str = ""
+    """What is uncertain in the counts."""
 
 
 def _jobs(recipe: Recipe, tokenizer: Any) -> list[_Job]:
@@ -164,11 +166,12 @@ def _jobs(recipe: Recipe, tokenizer: Any) -> list[_Job]:
     jobs = []
     if recipe.probe is not None:
         probe = recipe.probe
-        ProbeSettings(n_rows=probe.n_rows, n_finalists=probe.n_finalists, n_chosen=probe.n_chosen)
-        n_signed = 2 * recipe.basis.k
-        n_pilots = probe.n_random + n_signed + min(probe.n_finalists, n_signed) * probe.n_repeats
+        settings, n_signed = probe_settings(probe, recipe.seed), 2 * recipe.basis.k
+        n_cells, n_most = settings.n_cells(n_signed), settings.n_cells(n_signed, "full")
+        n_pilots, n_rows = (n_cells, probe.n_rows) if probe.kind == "pilot" else (0, 0)
         prompts = _prompt_tokens(probe.task, recipe.instruction, probe.n_problems, tokenizer)
-        jobs.append(_Job("probe", n_pilots, probe.n_rows, n_pilots + 1, prompts, probe.sampling))
+        note = f"; halving: up to {n_most} where directions lie close together" if n_most > n_cells else ""
+        jobs.append(_Job("probe", n_pilots, n_rows, n_cells + 1, prompts, probe.sampling, note))
     if recipe.study is not None:
         study = recipe.study
         n_cells, n_base = len(study.arms) * len(study.seeds), len(study.seeds)
@@ -282,6 +285,7 @@ class _Work:
         checkpointing = recipe.training.trainer == "trl"
         if checkpointing:
             note += "; trl on a GPU makes each forward pass twice, in the hours only"
+        note += job.note
         backward = forward * (2 if training.lora is None else 1)
         return self._stage(
             f"{job.stage}: training", n_tokens, forward, note, backward=backward, recomputed=forward * checkpointing
@@ -295,7 +299,7 @@ class _Work:
         forward = self.cost.forward_flops(float(n_tokens), float(n_pairs), head_tokens=head_tokens)
         note = (
             f"{job.n_evaluations} x {len(lengths):,} problems x {job.sampling.rollouts} answers of {n_new:,} tokens, "
-            "an upper bound; but decoding waits for memory and seldom reaches this utilisation"
+            f"an upper bound; but decoding waits for memory and seldom reaches this utilisation{job.note}"
         )
         return self._stage(f"{job.stage}: answering", float(n_tokens), forward, note)
 

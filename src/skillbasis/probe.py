@@ -1,49 +1,71 @@
-"""Which directions matter for this model: a pilot fine-tune along every signed direction, against random controls.
+"""Which directions matter for this model: a cheap try along every signed direction, against random controls.
 
-Pilots are judged on validation problems only. The first round pilots every signed direction once; the best few are
-piloted again on other draws of rows, so that the winner is not merely the luckiest of many.
+A `pilot` fine-tunes on rows taken along the direction; `steer` adds the direction while the model answers, and trains
+nothing. Both are judged on validation problems only. halving.py says who is tried how often and which cells may be used
+to judge whom, verdicts.py what then may be said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from . import statistics
 from .artifact import array_fingerprint, building, is_current, read_json, write_json
-from .cells import Cell, CellResult, CellSettings, Rows, run_cells
+from .basis import SkillBasis
+from .cells import Cell, CellResult, CellSettings, Rows, Steering, run_cells
 from .corpus import Corpus
-from .errors import SkillbasisError, UsageError
+from .errors import ArtifactError, SkillbasisError, UsageError, nearest
+from .halving import CONTROL, Asked, Race, Schedule, race
 from .select import Candidates, SignedDirection, select
+from .steer.hooks import Scope, check_scope
+from .steer.vectors import UNITS, SteeringVector, Unit, direction_vector, random_vector
+from .verdicts import cell_variance, judge
 
 KIND = "probe"
+Kind = Literal["pilot", "steer"]
+MakeCell = Callable[[str, int], Cell]
+"""The cell of a direction's name (or `CONTROL`) and its number."""
 
 
-@dataclass(frozen=True)
-class ProbeSettings:
-    """How directions are piloted."""
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings(Schedule):
+    """How directions are tried, and how often."""
 
+    kind: Kind = "pilot"
+    """`pilot` fine-tunes along a direction; `steer` only adds it while the model answers."""
     n_rows: int = 1000
     """Rows of each pilot (the paper's 1,000)."""
-    n_random: int = 3
-    """Random pilots of the same size, the control."""
-    n_finalists: int = 4
-    """Signed directions that are piloted again."""
-    n_repeats: int = 2
-    """Further pilots of each finalist."""
-    n_chosen: int = 1
-    """Directions to go on with."""
+    alpha: float = 0.3
+    """Strength of steering, in `unit`."""
+    unit: Unit = "relative"
+    """`raw`, `std`, or `relative` to the norm of the stream where the vector is added."""
+    scope: Scope = "last-prompt"
+    """Which tokens are steered."""
+    blocks: tuple[int, ...] | None = None
+    """Which of the basis' blocks are steered; None takes all."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.n_rows < 1 or self.n_random < 1 or self.n_chosen < 1:
-            raise UsageError("a probe needs at least one row per pilot, one random control and one direction to choose")
-        if self.n_finalists < self.n_chosen:
-            raise UsageError(f"{self.n_finalists} finalists cannot give {self.n_chosen} chosen directions")
+        super().__post_init__()
+        if self.kind not in get_args(Kind):
+            raise UsageError(f"unknown kind of probe {self.kind!r}; allowed are {', '.join(get_args(Kind))}")
+        if self.n_rows < 1:
+            raise UsageError("a probe needs at least one row per pilot")
+        if self.unit not in UNITS:
+            raise UsageError(f"unknown unit {self.unit!r}{nearest(self.unit, list(UNITS))}; allowed are {UNITS}")
+        check_scope(self.scope)
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The settings that a probe of this kind depends on."""
+        other = ("alpha", "unit", "scope", "blocks") if self.kind == "pilot" else ("n_rows",)
+        return {key: value for key, value in asdict(self).items() if key not in other}
 
 
 def name_of(direction: SignedDirection) -> str:
@@ -59,192 +81,227 @@ def selection_rows(corpus: Corpus, ids: Sequence[str]) -> Rows:
 
 def probe(
     out: str | Path,
-    corpus: Corpus,
-    candidates: Candidates,
+    corpus: Corpus | None,
+    candidates: Candidates | None,
     cells: CellSettings,
     base_fingerprint: str,
     settings: ProbeSettings,
     *,
+    basis: SkillBasis | None = None,
     directions: Sequence[SignedDirection] | None = None,
     n_workers: int | None = None,
     on_cell: Callable[[CellResult, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Pilots every signed direction and ranks them by pass@1 on the validation task.
+    """Tries every signed direction and ranks them by pass@1 on the validation task.
+
+    Killed at any moment, the same call goes on: finished cells are kept.
 
     Args:
-        out: artifact directory; `probe.json` and one evaluation per pilot under `pilots/`.
-        candidates: scores of the corpus; its selection settings say how rows along a direction are drawn.
-        cells: model, validation task, sampling and training of every pilot.
+        out: artifact directory; `probe.json`, and one evaluation per cell under `pilots/` or `steered/`.
+        corpus: what pilots train on; None where none is made.
+        candidates: scores of the corpus; its selection settings say how rows along a direction are drawn. Pilots only.
+        cells: model, validation task, sampling, and training of every pilot.
+        basis: where steering vectors come from; for the kind `steer` only.
         directions: signed directions to try; None takes both signs of all.
+        on_cell: called with each finished cell, the number done and the number expected in all.
     Returns: the content of `probe.json`.
-    Raises: UsageError: a pilot is larger than the corpus. SkillbasisError: no control or no direction succeeded.
+    Raises: UsageError: what this kind of probe needs is missing, or a pilot is larger than the corpus. ArtifactError:
+        the basis belongs to another model. SkillbasisError: no control or no direction succeeded.
     """
-    if candidates.scores is None:
-        raise UsageError("probing needs scores; make them with skillbasis score")
-    n_directions = candidates.scores.values.shape[1]
+    source: dict[str, Any]
+    if settings.kind == "steer":
+        basis = _checked(basis, base_fingerprint)
+        n_directions, source = len(basis.directions), {"basis": basis.fingerprint}
+    else:
+        if corpus is None or candidates is None or candidates.scores is None:
+            raise UsageError("pilots need a corpus and its scores; make them with skillbasis score, or probe by steer")
+        n_directions = candidates.scores.values.shape[1]
+        source = {"corpus_fingerprint": corpus.fingerprint, "scores": array_fingerprint(candidates.scores.values)}
+        source |= {"selection": asdict(candidates.settings)}
     signed = list(directions or [(k, sign) for k in range(n_directions) for sign in ("+", "-")])
-    out = Path(out)
+    out, kept = Path(out), {"model"} | ({"training", "trainer"} if settings.kind == "steer" else set())
     inputs = {
-        "settings": asdict(settings),
+        "settings": settings.used,
         "directions": [name_of(direction) for direction in signed],
-        "cells": {key: value for key, value in asdict(cells).items() if key != "model"},
+        "cells": {key: value for key, value in asdict(cells).items() if key not in kept},
         "weights_fingerprint": base_fingerprint,
-        "corpus_fingerprint": corpus.fingerprint,
-        "selection": asdict(candidates.settings),
-        "scores": array_fingerprint(candidates.scores.values),
-    }
+    } | source
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "probe.json"))
+    if basis is not None and settings.kind == "steer":
+        make_cell = steered_cells(basis, signed, settings)
+    else:
+        assert corpus is not None and candidates is not None
+        make_cell = pilot_cells(corpus, candidates, signed, settings)
     with building(out, KIND, inputs, {}) as work:
+        results: dict[tuple[str, int], CellResult] = {}
+        n_expected = 1 + settings.n_cells(len(signed))
 
-        def pilot(name: str, strategy: str, direction: SignedDirection | None, repeat: int) -> Cell:
-            chosen = () if direction is None else (direction,)
-            known = replace(candidates, settings=replace(candidates.settings, directions=chosen))
-            seed = settings.seed + repeat
-            ids = [row.id for row in select(known, strategy, settings.n_rows, seed)]
-            return Cell(f"pilots/{name}/{repeat}", selection_rows(corpus, ids), seed, settings.seed)
+        def answer(asked: Asked) -> Mapping[tuple[str, int], np.ndarray | None]:
+            new = {key: make_cell(*key) for key in ([] if results else [("base", 0)]) + asked}
+            n_before, n_all = len(results), max(n_expected, len(results) + len(new))
+            done = run_cells(
+                work,
+                list(new.values()),
+                cells,
+                base_fingerprint,
+                n_workers=n_workers,
+                on_cell=lambda result, n, _: on_cell(result, n_before + n, n_all) if on_cell else None,
+            )
+            results.update((key, done[cell.name]) for key, cell in new.items())
+            return {key: None if results[key].result is None else results[key].pass_at_k(1) for key in asked}
 
-        first = [Cell("pilots/base", None, 0, settings.seed)]
-        first += [pilot("random", "random", None, repeat) for repeat in range(settings.n_random)]
-        first += [pilot(name_of(direction), "directions", direction, 0) for direction in signed]
-        n_all = len(first) + min(settings.n_finalists, len(signed)) * settings.n_repeats
-
-        def report(result: CellResult, done: int, _n: int) -> None:
-            if on_cell:
-                on_cell(result, done, n_all)
-
-        results = run_cells(work, first, cells, base_fingerprint, n_workers=n_workers, on_cell=report)
-        ranked = [d for d in signed if results[f"pilots/{name_of(d)}/0"].result is not None]
-        ranked.sort(key=lambda d: -float(results[f"pilots/{name_of(d)}/0"].pass_at_k(1).mean()))
-        finalists = ranked[: settings.n_finalists]
-        second = [
-            pilot(name_of(direction), "directions", direction, 1 + repeat)
-            for direction in finalists
-            for repeat in range(settings.n_repeats)
-        ]
-        n_first = len(first)
-        results |= run_cells(
-            work,
-            second,
-            cells,
-            base_fingerprint,
-            n_workers=n_workers,
-            on_cell=lambda result, done, n: report(result, n_first + done, n),
-        )
-        outcome = _judge(results, signed, finalists, settings)
-        outcome |= {"task": cells.task, "rollouts": cells.sampling.rollouts, "settings": inputs}
-        write_json(work / "probe.json", statistics.nan_to_none(outcome))
+        varied = settings.kind == "pilot"
+        outcome = race([name_of(direction) for direction in signed], settings, answer, draws_vary=varied)
+        record = summarise(outcome, results, signed, settings)
+        if candidates is not None and varied:
+            n_top = math.ceil(candidates.settings.top_share * len(candidates.ids))
+            if n_top <= settings.n_rows:
+                record["notes"].append(
+                    f"All pilots of a direction train on the same rows, in another order: {settings.n_rows} rows are "
+                    f"no less than its top share of {n_top}; the variance between them is that of training alone."
+                )
+        record |= {"task": cells.task, "rollouts": cells.sampling.rollouts, "settings": inputs}
+        write_json(work / "probe.json", statistics.nan_to_none(record))
     return dict(read_json(out / "probe.json"))
 
 
-def between_pilots(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Variance of pass@1 between pilots of one kind on the same problems, pooled over kinds, and degrees of freedom.
-
-    Returns: (0, 0) where no kind has two pilots.
-    """
-    several = [group for group in groups if len(group) > 1]
-    n_free = sum(len(group) - 1 for group in several)
-    squares = sum(float(np.square(np.asarray(group) - np.mean(group)).sum()) for group in several)
-    return (squares / n_free, n_free) if n_free else (0.0, 0)
-
-
-def with_pilot_variance(
-    difference: statistics.Difference, between: tuple[float, int], scale: float, level: float = 0.95
-) -> statistics.Difference:
-    """Widens a difference over problems by the variance between pilots: another draw of rows would train another model.
-
-    Args:
-        difference: paired over problems.
-        between: variance between pilots and its degrees of freedom.
-        scale: 1 / pilots of one side + 1 / pilots of the other.
-    Returns: the interval and p-value by Student's t with Satterthwaite's degrees of freedom.
-    Source: Satterthwaite 1946, for the sum of two estimated variances.
-    """
-    from scipy.stats import t
-
-    variance, n_free = between
-    if n_free == 0 or not difference.se > 0:
-        return difference
-    pilots = variance * scale
-    total = difference.se**2 + pilots
-    n = total**2 / (difference.se**4 / (difference.n - 1) + pilots**2 / n_free)
-    se, quantile = total**0.5, float(t.ppf((1 + level) / 2, n))
-    p_value = float(2 * t.sf(abs(difference.mean) / se, n))
-    detectable = se * (float(t.ppf(0.975, n)) + float(t.ppf(0.8, n)))
-    low, high = difference.mean - quantile * se, difference.mean + quantile * se
-    return replace(difference, low=low, high=high, se=se, p_value=p_value, minimum_detectable=detectable)
+def _checked(basis: SkillBasis | None, base_fingerprint: str) -> SkillBasis:
+    if basis is None:
+        raise UsageError("a probe by steering needs the basis its vectors come from; give one, or probe by pilot")
+    if basis.config["weights_fingerprint"] != base_fingerprint:
+        raise ArtifactError(
+            f"the basis was made on a model with weights_fingerprint {basis.config['weights_fingerprint']}, this one "
+            f"has {base_fingerprint}; give that model, or make the basis anew on this one"
+        )
+    return basis
 
 
-def _judge(
-    results: dict[str, CellResult],
+def pilot_cells(
+    corpus: Corpus, candidates: Candidates, signed: Sequence[SignedDirection], settings: ProbeSettings
+) -> MakeCell:
+    """Pilots: each number draws other rows and trains in another order; all answer with the same random numbers."""
+    by_name = {name_of(direction): direction for direction in signed}
+
+    def make(name: str, number: int) -> Cell:
+        if name == "base":
+            return Cell("pilots/base", None, 0, settings.seed)
+        chosen = () if name == CONTROL else (by_name[name],)
+        known = replace(candidates, settings=replace(candidates.settings, directions=chosen))
+        seed = settings.seed + number
+        ids = [row.id for row in select(known, "directions" if chosen else "random", settings.n_rows, seed)]
+        return Cell(f"pilots/{name}/{number}", selection_rows(corpus, ids), seed, settings.seed)
+
+    return make
+
+
+def steered_cells(basis: SkillBasis, signed: Sequence[SignedDirection], settings: ProbeSettings) -> MakeCell:
+    """Steered answers: each number samples anew; each control is another random vector, of the directions' norms."""
+
+    vectors: dict[str, SteeringVector] = {
+        name_of((k, sign)): direction_vector(basis, k, sign, unit=settings.unit, blocks=settings.blocks)
+        for k, sign in signed
+    }
+    in_order = list(vectors.values())
+
+    def make(name: str, number: int) -> Cell:
+        if name == "base":
+            return Cell("steered/base", None, 0, settings.seed)
+        if name == CONTROL:  # norms differ between directions, but for the unit relative: the controls take turns
+            vector = random_vector(in_order[number % len(in_order)], settings.seed + number)
+        else:
+            vector = vectors[name]
+        steering = Steering(vector, settings.alpha, settings.scope)
+        return Cell(f"steered/{name}/{number}", None, 0, settings.seed + number, steering)
+
+    return make
+
+
+def summarise(
+    outcome: Race,
+    results: Mapping[tuple[str, int], CellResult],
     signed: Sequence[SignedDirection],
-    finalists: Sequence[SignedDirection],
     settings: ProbeSettings,
 ) -> dict[str, Any]:
-    """Compares every direction with the random pilots, paired by problem, and chooses among the finalists."""
-    controls = [results[f"pilots/random/{repeat}"] for repeat in range(settings.n_random)]
-    succeeded = [control for control in controls if control.result is not None]
-    if not succeeded or not finalists:
-        failed = next((r for r in results.values() if r.result is None), None)
-        raise SkillbasisError(f"no pilot can be compared; the first failure: {failed.reason if failed else 'none ran'}")
-    random = np.mean([control.pass_at_k(1) for control in succeeded], axis=0)  # (problems,)
-    groups = [[float(control.pass_at_k(1).mean()) for control in succeeded]]
-    for direction in finalists:
-        again = [results[f"pilots/{name_of(direction)}/{repeat}"] for repeat in range(1, 1 + settings.n_repeats)]
-        groups.append([float(pilot.pass_at_k(1).mean()) for pilot in again if pilot.result is not None])
-    between = between_pilots(groups)
-    table: list[dict[str, Any]] = []
-    p_values = []
-    for direction in signed:
-        name = name_of(direction)
-        repeats = 1 + settings.n_repeats * (direction in finalists)
-        pilots = [results[f"pilots/{name}/{repeat}"] for repeat in range(repeats)]
-        done = [pilot for pilot in pilots if pilot.result is not None]
-        entry: dict[str, Any] = {"name": name, "direction": direction[0], "sign": direction[1], "n_pilots": len(done)}
-        if not done:
-            table.append(entry | {"status": "failed", "reason": pilots[0].reason})
-            p_values.append(float("nan"))
-            continue
-        # The first pilot made a finalist of the direction; its luck is left out of what is said of it.
-        judged = done[1:] if direction in finalists and len(done) > 1 else done
-        values = np.mean([pilot.pass_at_k(1) for pilot in judged], axis=0)
-        over_problems = statistics.paired_difference(values, random)
-        difference = with_pilot_variance(over_problems, between, 1 / len(judged) + 1 / len(succeeded))
-        entry |= {"status": "done", "reason": None, "pilots": [float(p.pass_at_k(1).mean()) for p in done]}
-        entry["pass@1"] = statistics.as_json(statistics.mean_estimate(values))
-        entry["difference_to_random"] = statistics.as_json(difference)
-        table.append(entry)
-        p_values.append(difference.p_value)
-    for entry, p_holm in zip(table, statistics.holm(p_values), strict=True):
-        if entry["status"] == "done":
-            entry["difference_to_random"]["p_holm"] = p_holm
-            mean = entry["difference_to_random"]["mean"]
-            entry["verdict"] = "undecided" if not p_holm < 0.05 else "helps" if mean > 0 else "hurts"
-    known = [entry for entry in table if (entry["direction"], entry["sign"]) in finalists]
-    known.sort(key=lambda entry: -entry["pass@1"]["mean"])
-    chosen = known[: settings.n_chosen]
-    notes = [
-        f"Every pilot trains on {settings.n_rows} rows; finalists are piloted {settings.n_repeats} more times on other "
-        "draws, and those repeats alone choose the winner and give its figures.",
-        f"Intervals hold the variance between problems and that between pilots (sd {100 * between[0] ** 0.5:.1f} "
-        f"points, {between[1]} degrees of freedom)."
-        if between[1]
-        else "Intervals are over problems only: no pilot was repeated, so the variance between pilots is unknown.",
-    ]
-    if not any(entry["verdict"] == "helps" for entry in chosen):
-        notes.append("No chosen direction is separated from random pilots: expect no gain from selecting along it.")
-    ranking = sorted((e for e in table if e["status"] == "done"), key=lambda e: -e["pass@1"]["mean"])
-    base = results["pilots/base"]
+    """The content of `probe.json` but for its settings. Raises: SkillbasisError: nothing can be compared."""
+    failures = {key: result.reason for key, result in results.items() if result.result is None}
+    if not outcome.controls or not outcome.finalists:
+        reason = next(iter(failures.values()), "none ran")
+        raise SkillbasisError(f"no direction can be compared with a control; the first failure: {reason}")
+    base = results["base", 0]
+    base_values = None if base.result is None else base.pass_at_k(1)
+    names = [name_of(direction) for direction in signed]
+    varied = settings.kind == "pilot"
+    table = judge(outcome, names, base_values, _reasons(results), draws_vary=varied)
+    steps = {name: rung["rung"] for rung in outcome.rungs for name in rung["tried"]}
+    for entry, (direction, sign) in zip(table, signed, strict=True):
+        entry |= {"direction": direction, "sign": sign, "rung": steps[entry["name"]]}
+    chosen = outcome.finalists[: settings.n_chosen]
+    n_full = settings.n_cells(len(signed), "full")
+    known = [result.seconds for key, result in results.items() if key[0] != "base" and result.result is not None]
+    seconds = sum(result.seconds for result in results.values())
+    verdicts = {entry["name"]: entry["verdict"] for entry in table}
+    notes = _notes(outcome, settings, cell_variance(outcome, draws_vary=varied))
+    if not any(verdicts[name] == "helps" for name in chosen):
+        notes.append(
+            "No chosen direction is separated from random "
+            + ("pilots: expect no gain from selecting along it." if varied else "vectors and the untouched model.")
+        )
+    notes += [f"A cell of {name} failed: {reason}" for (name, _), reason in failures.items()]
     return {
-        "n_rows": settings.n_rows,
-        "base": {"pass@1": statistics.as_json(statistics.mean_estimate(base.pass_at_k(1)))} if base.result else None,
+        "kind": settings.kind,
+        "strategy": settings.strategy,
+        **{key: settings.used[key] for key in ("n_rows", "alpha", "unit", "scope") if key in settings.used},
+        "base": {"status": "failed", "reason": base.reason}
+        if base_values is None
+        else {"pass@1": statistics.as_json(statistics.mean_estimate(base_values))},
         "random": {
-            "pass@1": statistics.as_json(statistics.mean_estimate(random)),
-            "pilots": [float(control.pass_at_k(1).mean()) for control in succeeded],
+            "pass@1": statistics.as_json(statistics.mean_estimate(np.mean(outcome.controls, axis=0))),
+            "pilots": [float(control.mean()) for control in outcome.controls],
         },
         "directions": table,
-        "ranking": [entry["name"] for entry in ranking],
-        "chosen": [entry["name"] for entry in chosen],
-        "seconds": sum(result.seconds for result in results.values()),
+        "ranking": outcome.ranking,
+        "finalists": outcome.finalists,
+        "chosen": chosen,
+        "rungs": outcome.rungs,
+        "saved": {
+            "cells": outcome.n_cells,
+            "cells_of_full": n_full,
+            "fraction": 1 - outcome.n_cells / n_full,
+            "seconds_of_full": float(np.mean(known)) * n_full + base.seconds,
+        },
+        "seconds": seconds,
         "notes": notes,
     }
+
+
+def _reasons(results: Mapping[tuple[str, int], CellResult]) -> dict[str, str]:
+    """Why cells of a direction failed, and how many."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(name for name, _ in results):
+        cells = [result for key, result in results.items() if key[0] == name]
+        reasons = sorted({cell.reason for cell in cells if cell.reason})
+        if reasons:
+            n_failed = sum(cell.result is None for cell in cells)
+            found[name] = f"{n_failed} of {len(cells)} cells failed: {'; '.join(reasons)}"
+    return found
+
+
+def _notes(outcome: Race, settings: ProbeSettings, between: tuple[float, int]) -> list[str]:
+    tries = (
+        f"Every pilot trains on {settings.n_rows} rows along a direction, the controls on as many at random"
+        if settings.kind == "pilot"
+        else f"Every direction is added at alpha {settings.alpha:g} ({settings.unit}, {settings.scope}), as are the "
+        "controls, random vectors of the same norm; a verdict needs a difference to these and to the untouched model"
+    )
+    spread = f"(sd {100 * between[0] ** 0.5:.1f} points, {between[1]} degrees of freedom)"
+    what = "pilots" if settings.kind == "pilot" else "random vectors"
+    return [
+        tries + ".",
+        f"The ranking, and so the choice, is made before the {settings.n_repeats} fresh cells of each finalist, and "
+        "these alone give the finalists' figures; the other directions' are those of the rung they ended in, so they "
+        "are rather too low than too high. Verdicts are at this budget: more cells could decide more.",
+        f"Intervals hold the variance between problems and that between {what} {spread}."
+        if between[1]
+        else f"Intervals are over problems only: the variance between {what} is unknown, since there was one of each.",
+    ]

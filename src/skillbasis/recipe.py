@@ -82,14 +82,23 @@ class SelectionBlock(_Block):
 
 
 class ProbeBlock(_Block):
-    """Pilot fine-tunes along every signed direction, judged on validation problems."""
+    """Pilots or steering along every signed direction, judged on validation problems; see `ProbeSettings`."""
 
     task: str
     n_problems: int | None = Field(None, ge=1)
+    kind: Literal["pilot", "steer"] = "pilot"
+    strategy: Literal["halving", "full"] = "halving"
     n_rows: int = Field(1000, ge=1)
+    """Of each pilot."""
+    alpha: float = 0.3
+    unit: Literal["raw", "std", "relative"] = "relative"
+    scope: str = "last-prompt"
+    blocks: tuple[int, ...] | None = None
+    """Of steering, as `alpha`, `unit` and `scope` are."""
     n_random: int = Field(3, ge=1)
-    n_finalists: int = Field(4, ge=1)
-    n_repeats: int = Field(2, ge=0)
+    n_seeds: int = Field(3, ge=1)
+    n_finalists: int = Field(3, ge=1)
+    n_repeats: int = Field(2, ge=1)
     n_chosen: int = Field(1, ge=1)
     sampling: SamplingBlock = SamplingBlock()
 
@@ -108,17 +117,28 @@ class StudyBlock(_Block):
 
 
 class SteerBlock(_Block):
-    """Dose and response of steering, with random directions as control."""
+    """Dose and response of steering, with random directions as control; see `SweepSettings`."""
 
     task: str
+    """Problems that choose the setting."""
     n_problems: int | None = Field(None, ge=1)
+    test_task: str | None = None
+    """Other problems, on which the chosen setting alone is run, with `n_controls` random vectors beside it."""
+    n_test_problems: int | None = Field(None, ge=1)
     directions: list[str] = []
     """Signed directions; empty takes what the probe chose."""
     alphas: list[float] = Field(min_length=1)
     unit: Literal["raw", "std", "relative"] = "relative"
-    scopes: list[Literal["all", "prompt", "last-prompt", "generated"]] = Field(["last-prompt", "all"], min_length=1)
+    scopes: list[str] = Field(["last-prompt", "all"], min_length=1)
     blocks: list[int] | None = None
     n_random: int = Field(3, ge=0)
+    n_controls: int = Field(19, ge=0)
+    target: str = "accuracy"
+    """`accuracy`, or `pattern:REGEX`: the share of answers that match."""
+    metric: str | None = None
+    """What chooses: `pass@K` or `target`; null takes the target where it is a pattern, else pass@1."""
+    n_texts: int = Field(0, ge=0)
+    """Rows of the corpus, drawn at random, on which the damage to the reading of text is measured."""
     sampling: SamplingBlock = SamplingBlock()
 
 

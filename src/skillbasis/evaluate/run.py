@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -14,13 +15,14 @@ import numpy as np
 
 from .. import statistics
 from ..artifact import atomic_path, building, is_current, read_json, write_json
-from ..errors import SkillbasisError, UsageError
+from ..errors import ArtifactError, SkillbasisError, UsageError
 from ..lm import LanguageModel
 from .generate import Completion, Intervention, SamplingSettings, generate
 from .grade import GradeResult
 from .tasks import Task
 
 KIND = "evaluation"
+PROBLEMS = "problems.parquet"
 OnSamples = Callable[[int, int, float], None]
 """Called with (samples done, samples in all, running share of correct answers)."""
 
@@ -189,6 +191,7 @@ def evaluate(
     by_name = {task.name: task for task in tasks}
     if not is_current(out, KIND, inputs):
         with building(out, KIND, inputs, {}) as work:
+            _write_problems(work / PROBLEMS, tasks)
             results = _fill(work, lm, tasks, settings, intervention, on_samples)
             summary = {
                 "model": lm.name,
@@ -200,6 +203,8 @@ def evaluate(
                 "tasks": {name: result.summary() for name, result in results.items()},
             }
             write_json(work / "summary.json", summary)
+    elif not (out / PROBLEMS).exists():  # an older version wrote no problems
+        _write_problems(out / PROBLEMS, tasks)
     return {name: collect(by_name[name], records, settings.rollouts) for name, records in read_samples(out).items()}
 
 
@@ -274,6 +279,47 @@ def read_samples(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     for record in pq.read_table(Path(path) / "samples.parquet").to_pylist():
         by_task.setdefault(record["task"], []).append(record)
     return by_task
+
+
+def _write_problems(path: Path, tasks: Sequence[Task]) -> None:
+    """Writes what was asked (task, problem_id, prompt as JSON messages, answer, group) as Parquet, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {
+            "task": task.name,
+            "problem_id": problem.id,
+            "prompt": json.dumps(problem.prompt, ensure_ascii=False),
+            "answer": problem.answer,
+            "group": problem.group,
+        }
+        for task in tasks
+        for problem in task.problems
+    ]
+    schema = pa.schema([(name, pa.string()) for name in ("task", "problem_id", "prompt", "answer", "group")])
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+
+
+def read_problems(path: str | Path) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Reads the prompts (messages) of an evaluation directory by task and problem id, in task order.
+
+    Raises: ArtifactError: unfinished or absent, or written by a version that kept no problems.
+    """
+    import pyarrow.parquet as pq
+
+    read_json(Path(path) / "summary.json")
+    if not (Path(path) / PROBLEMS).exists():
+        raise ArtifactError(
+            f"{path} has no {PROBLEMS}, so its prompts are not known; run the evaluate command that made it again, "
+            "which adds them and answers nothing anew"
+        )
+    columns = pq.read_table(Path(path) / PROBLEMS, columns=["task", "problem_id", "prompt"]).to_pydict()
+    return {
+        (task, problem): json.loads(prompt)
+        for task, problem, prompt in zip(columns["task"], columns["problem_id"], columns["prompt"], strict=True)
+    }
 
 
 def _versions() -> dict[str, str]:

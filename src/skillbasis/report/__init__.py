@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .page import write_report
+from .page import write_report, write_sweep_page
 from .terminal import terminal_table
 
-__all__ = ["terminal_table", "write_report"]
+__all__ = ["terminal_table", "write_report", "write_sweep_page"]

@@ -6,12 +6,13 @@ Names and ids come from corpora and recipes. Plotly reads a small HTML in its la
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .records import BasisFacts, Difference, Interval, Probe, ScoreSample, Study, Sweep, SweepPoint
-from .wording import BASE, PRIMARY, RANDOM, show
+from .records import BasisFacts, Difference, Interval, Probe, ScoreSample, Study
+from .sweep_records import TARGET, Sweep, SweepPoint
+from .wording import BASE, PRIMARY, RANDOM, percent, show
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -87,7 +88,7 @@ def paired_forest(study: Study, metric: str = PRIMARY) -> Figure | None:
 
 
 def probe_forest(probe: Probe) -> Figure | None:
-    """Draws each direction's difference to random selection, largest first; None where none was measured."""
+    """Draws each direction's difference to the random controls, largest first; None where none was measured."""
     measured = [
         (pilot, pilot.difference_to_random)
         for pilot in probe.directions
@@ -102,33 +103,60 @@ def probe_forest(probe: Probe) -> Figure | None:
 
 
 def dose_response(sweep: Sweep, scope: str, metric: str = PRIMARY) -> Figure | None:
-    """Draws the metric against steering strength in one scope: directions with bands, random vectors grey."""
+    """Draws a metric against steering strength in one scope: vectors with bands, random ones grey."""
+    figure = _doses(sweep, scope, lambda point: point.metric(metric), 100)
+    if figure is None:
+        return None
+    _baseline(figure, sweep.baseline.metric(metric))
+    figure.update_yaxes(title_text="answers that match, %" if metric == TARGET else f"{metric}, %")
+    return figure
+
+
+def broken_response(sweep: Sweep, scope: str) -> Figure | None:
+    """Draws the share of broken answers against steering strength in one scope."""
+    figure = _doses(sweep, scope, lambda point: Interval(mean=point.broken_fraction), 100, height=260)
+    if figure is None:
+        return None
+    _baseline(figure, Interval(mean=sweep.baseline.broken_fraction))
+    figure.update_yaxes(title_text="broken answers, %", rangemode="tozero")
+    return figure
+
+
+def damage_response(sweep: Sweep, scope: str) -> Figure | None:
+    """Draws the divergence on held-out text against steering strength in one scope; None where it was not measured."""
+    figure = _doses(sweep, scope, lambda point: Interval(mean=point.damage.kl if point.damage else None), 1, height=260)
+    if figure is not None:
+        figure.update_yaxes(title_text="KL on held-out text, nats per token", rangemode="tozero")
+    return figure
+
+
+def _doses(
+    sweep: Sweep, scope: str, value: Callable[[SweepPoint], Interval], scale: float, height: int = 380
+) -> Figure | None:
+    """One line per vector of one scope, values times `scale`; None where there is no value."""
     by_vector: dict[str, list[SweepPoint]] = {}
     for point in sweep.points:
         by_vector.setdefault(point.vector, []).append(point)
     kinds = {vector: points[0].kind for vector, points in by_vector.items()}
     # A vector has one colour in all scopes; random controls are drawn first, beneath.
     directions = [vector for vector, kind in kinds.items() if kind != RANDOM]
-    figure = _figure(height=380)
-    drawn = False
+    figure = _figure(height=height)
     for vector in sorted(by_vector, key=lambda name: kinds[name] != RANDOM):
         points = sorted((point for point in by_vector[vector] if point.scope == scope), key=lambda point: point.alpha)
-        points = [point for point in points if point.metric(metric).mean is not None]
-        if not points:
+        pairs = [(point, value(point)) for point in points if value(point).mean is not None]
+        if not pairs:
             continue
-        drawn = True
         if kinds[vector] == RANDOM:
-            _line(figure, vector, points, metric, colour=GREY, dash="solid", legend="random vectors")
+            _line(figure, vector, pairs, scale, colour=GREY, dash="solid", legend="random vectors")
         else:
             index = directions.index(vector)
             colour, dash = SERIES[index % len(SERIES)], DASHES[index // len(SERIES) % len(DASHES)]
-            _band(figure, points, metric, colour)
-            _line(figure, vector, points, metric, colour=colour, dash=dash, legend=vector)
-    if not drawn:
+            _band(figure, [(point.alpha, found) for point, found in pairs if found.bounded], scale, colour)
+            _line(figure, vector, pairs, scale, colour=colour, dash=dash, legend=vector)
+    if not figure.data:
         return None
-    _baseline(figure, sweep.baseline.metric(metric))
-    figure.update_xaxes(title_text=f"strength ({_text(sweep.unit)})" if sweep.unit else "strength")
-    figure.update_yaxes(title_text=f"{metric}, %")
+    unit = "each vector's own unit" if sweep.unit == "several" else sweep.unit
+    figure.update_xaxes(title_text=f"strength ({_text(unit)})" if unit else "strength")
     figure.update_layout(showlegend=True, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0})
     return figure
 
@@ -266,28 +294,42 @@ def _forest(rows: Sequence[_Row], *, title: str, line: float | None) -> Figure |
 
 
 def _line(
-    figure: Figure, vector: str, points: Sequence[SweepPoint], metric: str, *, colour: str, dash: str, legend: str
+    figure: Figure,
+    vector: str,
+    pairs: Sequence[tuple[SweepPoint, Interval]],
+    scale: float,
+    *,
+    colour: str,
+    dash: str,
+    legend: str,
 ) -> None:
     known = any(trace.name == _text(legend) for trace in figure.data)
     figure.add_scatter(
-        x=[point.alpha for point in points],
-        y=_percents(point.metric(metric).mean for point in points),
+        x=[point.alpha for point, _ in pairs],
+        y=[scale * (found.mean or 0.0) for _, found in pairs],
         mode="lines+markers",
         name=_text(legend),
         legendgroup=_text(legend),
         showlegend=not known,
         line={"color": colour, "width": 1.2 if colour == GREY else 2, "dash": dash},
         marker={"size": 4 if colour == GREY else 6, "color": colour},
-        hovertext=[f"{_text(vector)} at {point.alpha:g}<br>{show(point.metric(metric), point)}" for point in points],
+        hovertext=[f"{_text(vector)} at {point.alpha:g}<br>{_hover(found, scale)}" for point, found in pairs],
         hoverinfo="text",
     )
 
 
-def _band(figure: Figure, points: Sequence[SweepPoint], metric: str, colour: str) -> None:
-    bounded = [point for point in points if point.metric(metric).bounded]
-    upper = _percents(point.metric(metric).high for point in bounded)
-    lower = _percents(point.metric(metric).low for point in bounded)
-    strengths = [point.alpha for point in bounded]
+def _hover(found: Interval, scale: float) -> str:
+    if scale != 100:
+        return f"{found.mean or 0.0:.3g}"
+    return str(show(found)) if found.bounded else f"{percent(found.mean)} %"
+
+
+def _band(figure: Figure, bounded: Sequence[tuple[float, Interval]], scale: float, colour: str) -> None:
+    if not bounded:
+        return
+    upper = [scale * (found.high or 0.0) for _, found in bounded]
+    lower = [scale * (found.low or 0.0) for _, found in bounded]
+    strengths = [strength for strength, _ in bounded]
     figure.add_scatter(
         x=strengths + strengths[::-1],
         y=upper + lower[::-1],
@@ -318,7 +360,3 @@ def _baseline(figure: Figure, baseline: Interval) -> None:
         hovertext=[f"baseline<br>{show(baseline)}"] * 2,
         hoverinfo="text",
     )
-
-
-def _percents(values: Any) -> list[float | None]:
-    return [None if value is None else 100 * value for value in values]

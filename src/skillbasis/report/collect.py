@@ -22,8 +22,8 @@ from .records import (
     RunFacts,
     ScoreSample,
     Study,
-    Sweep,
 )
+from .sweep_records import Sweep
 
 N_SCATTER_POINTS = 3_000
 
@@ -75,6 +75,15 @@ def collect(run: Path) -> Report:
 def collect_study(run: Path) -> Study | None:
     """Reads the study alone; None where the run has none. Raises: ArtifactError: as `collect`."""
     return _read(run, STUDY, Study)
+
+
+def collect_sweep(folder: Path) -> Report:
+    """Reads a sweep that stands alone, `folder/sweep.json`. Raises: as `collect`."""
+    sweep = _read(folder, Path(SWEEP).name, Sweep)
+    if sweep is None:
+        raise UsageError(f"{folder} holds no {Path(SWEEP).name}; give the output directory of 'skillbasis steer sweep'")
+    title = f"Steering on {sweep.task}" if sweep.task else "Steering"
+    return Report(name=folder.resolve().name, run=RunFacts(title=title), sweep=sweep, files=(Path(SWEEP).name,))
 
 
 def _read(run: Path, name: str, kind: type[Record]) -> Record | None:

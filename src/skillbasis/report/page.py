@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..artifact import write_text
 from . import charts, wording
-from .collect import collect
+from .collect import collect, collect_sweep
 from .records import Report
+from .sweep_records import TARGET
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from plotly.graph_objects import Figure
 
 REPORT = "report.html"
+SWEEP_PAGE = "sweep.html"
 # All exemplars together, once escaped: with plotly.js (4.8 MB) and the figures the page stays below 8 MB.
 EXEMPLAR_BYTES = 1_500_000
 MAX_EXEMPLAR_CHARS = 8_000
@@ -61,6 +63,13 @@ def write_report(run: Path) -> Path:
     page = render(report).encode("utf-8", "replace").decode("utf-8")
     write_text(run / REPORT, page)
     return run / REPORT
+
+
+def write_sweep_page(folder: Path) -> Path:
+    """Writes `folder/sweep.html`, the plots and tables of the `sweep.json` beside it. Raises: as `write_report`."""
+    page = render(collect_sweep(folder)).encode("utf-8", "replace").decode("utf-8")
+    write_text(folder / SWEEP_PAGE, page)
+    return folder / SWEEP_PAGE
 
 
 def render(report: Report) -> str:
@@ -123,9 +132,11 @@ def _figures(report: Report) -> dict[str, Figure]:
     if report.probe:
         found["probe"] = charts.probe_forest(report.probe)
     if report.sweep:
-        found |= {
-            f"steer-{i}": charts.dose_response(report.sweep, scope) for i, scope in enumerate(report.sweep.scopes)
-        }
+        for i, scope in enumerate(report.sweep.scopes):
+            found[f"steer-{i}"] = charts.dose_response(report.sweep, scope)
+            found[f"steer-target-{i}"] = charts.dose_response(report.sweep, scope, TARGET)
+            found[f"steer-broken-{i}"] = charts.broken_response(report.sweep, scope)
+            found[f"steer-damage-{i}"] = charts.damage_response(report.sweep, scope)
     if report.basis:
         found["scree"] = charts.scree(report.basis)
     if report.scores:

@@ -6,7 +6,10 @@ A number that is undefined is None, never 0. Differences and metrics are fractio
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .sweep_records import Sweep
 
 ALPHA = 0.05
 PREVIEW_CHARS = 120
@@ -228,19 +231,33 @@ class Interpretation:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomPilots(Measured):
-    """The pilots on randomly chosen rows, which the directions are compared with."""
+    """The pilots on randomly chosen rows, or random vectors, which the directions are compared with."""
 
     pilots: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pilot(Measured):
-    """The pilot of one end of one direction."""
+    """One end of one direction, tried by pilots or steering."""
 
     name: str
     difference_to_random: Difference | None = None
+    difference_to_base: Difference | None = None
+    n_pilots: int | None = None
+    """Cells that succeeded."""
+    n_judged: int | None = None
+    """Those of them that the figures are from."""
     verdict: str | None = None
     """`helps`, `hurts` or `undecided`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What stopping early saved."""
+
+    cells: int
+    cells_of_full: int
+    seconds_of_full: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,11 +267,35 @@ class Probe:
     directions: tuple[Pilot, ...]
     base: Measured = Measured()
     random: RandomPilots = RandomPilots()
+    kind: str = "pilot"
+    """`pilot` or `steer`."""
+    strategy: str | None = None
+    saved: Saved | None = None
+    seconds: float | None = None
     n_rows: int | None = None
+    alpha: float | None = None
+    unit: str | None = None
+    scope: str | None = None
     rollouts: int | None = None
     task: str | None = None
     chosen: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def effort(self) -> str | None:
+        """Cells and seconds spent, beside those of trying everything as often as possible."""
+        if self.saved is None:
+            return None
+        cells = f"{self.saved.cells} cells"
+        if self.saved.cells < self.saved.cells_of_full:
+            cells += f" of {self.saved.cells_of_full}"
+        if self.seconds is None:
+            return cells
+        return f"{cells}, {self.seconds:.0f} s" + (
+            f" of about {self.saved.seconds_of_full:.0f}"
+            if self.saved.seconds_of_full and self.saved.cells < self.saved.cells_of_full
+            else ""
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,52 +351,20 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepPoint(Measured):
-    """One vector at one strength."""
-
-    vector: str
-    kind: str
-    """`direction` or `random`."""
-    scope: str
-    alpha: float
-    difference: Difference | None = None
-    """To the baseline, unsteered."""
-    mean_tokens: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """Steering: pass@1 against strength."""
-
-    points: tuple[SweepPoint, ...]
-    baseline: Measured = Measured()
-    unit: str | None = None
-    task: str | None = None
-    rollouts: int | None = None
-    n_problems: int | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def scopes(self) -> list[str]:
-        """The scopes swept, in the order of the file."""
-        return list(dict.fromkeys(point.scope for point in self.points))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Report:
     """All that a run directory holds."""
 
     name: str
     """The directory's name."""
     run: RunFacts
-    activations: ActivationFacts | None
-    basis: BasisFacts | None
-    scores: ScoreSample | None
-    interpretation: Interpretation | None
-    probe: Probe | None
-    study: Study | None
-    sweep: Sweep | None
+    activations: ActivationFacts | None = None
+    basis: BasisFacts | None = None
+    scores: ScoreSample | None = None
+    interpretation: Interpretation | None = None
+    probe: Probe | None = None
+    study: Study | None = None
+    sweep: Sweep | None = None
     files: tuple[str, ...]
     """The artifacts read, relative to the directory."""
-    unfinished: tuple[str, ...]
+    unfinished: tuple[str, ...] = ()
     """Stages whose work directory was left behind by a run that did not end."""

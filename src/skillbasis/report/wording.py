@@ -94,6 +94,8 @@ def _no_interval(value: Interval) -> str:
 def headline(report: Report) -> tuple[str, ...]:
     """The report's finding in one to four sentences, by fixed rules from the study; the first names the best arm."""
     study = report.study
+    if study is None and report.sweep is not None and report.sweep.finding is not None:
+        return (report.sweep.finding,)
     if study is None:
         return ("This run holds no study, so it compares no ways of choosing data.",)
     means = {name: arm.metric(PRIMARY).mean for name, arm in study.arms.items() if name != BASE}

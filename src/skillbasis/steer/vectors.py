@@ -155,7 +155,7 @@ def make_vector(
         raise UsageError(f"there is no block to steer; choose some of {list(block_ids)}")
     missing = [block for block in chosen if block not in block_ids]
     if missing:
-        raise UsageError(f"the basis has no block {missing[0]}; it has {list(block_ids)}")
+        raise UsageError(f"{name} has no block {missing[0]}; it has {list(block_ids)}")
     values = np.stack([slices[list(block_ids).index(block)] for block in chosen]).astype(np.float32)
     if not np.isfinite(values).all() or not values.any():
         raise UsageError(f"{name} is zero or not finite at blocks {chosen}, so it cannot steer; choose other blocks")

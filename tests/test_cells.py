@@ -1,0 +1,142 @@
+"""Cells: trained, steered or as the base is; finished ones are kept, failed ones named, and inputs hold the vector."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import kill_this_process
+from skillbasis import cells as module
+from skillbasis.artifact import read_json
+from skillbasis.cells import Cell, CellResult, CellSettings, Steering, run_cells
+from skillbasis.errors import SkillbasisError, UsageError
+from skillbasis.evaluate.generate import SamplingSettings
+from skillbasis.evaluate.run import answer_task
+from skillbasis.evaluate.tasks import load_task
+from skillbasis.lm import LanguageModel, load_model
+from skillbasis.steer import SteeringVector, random_vector, steer
+from skillbasis.train.settings import preset
+
+torch.set_num_threads(1)
+SAMPLING = SamplingSettings(rollouts=2, temperature=0.8, max_tokens=24)
+SETTINGS = CellSettings(
+    "embedded", "auto", "embedded:validation", "none", 6, SAMPLING, replace(preset("embedded"), epochs=1), "lean"
+)
+ROWS = [([{"role": "user", "content": f"{i} + {i} ="}], f" {i + i}") for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return load_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def vector(lm: LanguageModel) -> SteeringVector:
+    blocks = tuple(range(1, len(lm.blocks) - 1))
+    values = np.random.default_rng(0).normal(size=(len(blocks), lm.identity["hidden_size"])).astype(np.float32)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    return SteeringVector("d0+", blocks, values, "relative", lm.identity)
+
+
+def run(out: Path, lm: LanguageModel, *cells: Cell, **options: Any) -> dict[str, CellResult]:
+    return run_cells(out, cells, SETTINGS, lm.weights_fingerprint, n_workers=1, **options)
+
+
+def test_a_steered_cell_is_the_steered_model(tmp_path: Path, lm: LanguageModel, vector: SteeringVector) -> None:
+    steering = Steering(vector, 0.8, "last-prompt")
+    found = run(tmp_path, lm, Cell("steered", None, 0, 3, steering), Cell("base", None, 0, 3))
+    task = load_task("embedded:validation", instruction="none", limit=6)
+    sampling = replace(SAMPLING, seed=3)
+    expected, _ = answer_task(lm, task, sampling, partial(steer, vector=vector, alpha=0.8, scope="last-prompt"))
+    plain, _ = answer_task(lm, task, sampling)
+    steered, base = found["steered"].result, found["base"].result
+    assert steered is not None and base is not None
+    np.testing.assert_array_equal(steered.n_tokens, expected.n_tokens)
+    np.testing.assert_array_equal(base.n_tokens, plain.n_tokens)
+    assert (steered.n_tokens != base.n_tokens).any()
+
+
+def test_a_cell_depends_on_its_vector_and_not_on_training_it_does_not_do(
+    lm: LanguageModel, vector: SteeringVector
+) -> None:
+    def inputs(cell: Cell, settings: CellSettings = SETTINGS) -> dict[str, Any]:
+        return module._inputs(cell, settings, lm.weights_fingerprint)
+
+    steered = Cell("c", None, 0, 0, Steering(vector, 0.3, "all"))
+    known = inputs(steered)
+    assert known["steering"] == {"vector": vector.fingerprint, "alpha": 0.3, "scope": "all"}
+    changes = [
+        Steering(random_vector(vector, 1), 0.3, "all"),
+        Steering(vector, 0.4, "all"),
+        Steering(vector, 0.3, "generated"),
+        None,
+    ]
+    assert all(inputs(replace(steered, steering=change)) != known for change in changes)
+    assert inputs(replace(steered, sampling_seed=1)) != known
+    longer = replace(SETTINGS, training=replace(SETTINGS.training, epochs=3))
+    trained = Cell("c", ROWS, 0, 0)
+    assert inputs(steered, longer) == known and inputs(replace(steered, training_seed=5)) == known
+    assert inputs(trained, longer) != inputs(trained) != inputs(replace(trained, training_seed=5))
+    assert inputs(trained) != inputs(replace(trained, rows=ROWS[:-1]))
+
+
+def test_cells_that_cannot_be_meant(vector: SteeringVector) -> None:
+    with pytest.raises(UsageError, match="cell c is to be trained and steered"):
+        Cell("c", ROWS, 0, 0, Steering(vector, 0.3, "all"))
+    with pytest.raises(UsageError, match="unknown scope 'al'"):
+        Steering(vector, 0.3, "al")
+    with pytest.raises(UsageError, match="alpha must be a finite number, not inf"):
+        Steering(vector, float("inf"), "all")
+
+
+def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path: Path, lm: LanguageModel, vector: SteeringVector) -> None:
+    foreign = replace(vector, model={**vector.model, "weights_fingerprint": "0" * 16})
+    broken = replace(vector, values=vector.values * np.float32("nan"))
+    told: list[tuple[str, int, int]] = []
+    found = run(
+        tmp_path,
+        lm,
+        Cell("foreign", None, 0, 0, Steering(foreign, 0.3, "all")),
+        Cell("broken", None, 0, 0, Steering(broken, 0.3, "all")),
+        Cell("base", None, 0, 0),
+        on_cell=lambda cell, done, n: told.append((cell.name, done, n)),
+    )
+    assert list(found) == ["foreign", "broken", "base"]
+    assert "was made for model" in (found["foreign"].reason or "")
+    assert "gives NaN" in (found["broken"].reason or "")
+    assert found["base"].result is not None and found["base"].reason is None
+    assert told == [("foreign", 1, 3), ("broken", 2, 3), ("base", 3, 3)]
+    with pytest.raises(SkillbasisError, match="cell broken failed: .*NaN"):
+        found["broken"].pass_at_k(1)
+
+
+def test_finished_cells_are_kept_after_a_kill(
+    tmp_path: Path, lm: LanguageModel, vector: SteeringVector, in_child: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [Cell(f"c/{seed}", None, 0, seed, Steering(vector, 0.3, "all")) for seed in range(3)]
+
+    def die(cell: CellResult, done: int, _n: int) -> None:
+        if done == 2:
+            kill_this_process()
+
+    assert in_child(lambda: run(tmp_path, lm, *cells, on_cell=die)) == -9
+    made: list[str] = []
+    work = module._CellWorker.__call__
+
+    def watched(self: Any, job: Any) -> None:
+        made.append(job[0].name)
+        work(self, job)
+
+    monkeypatch.setattr(module._CellWorker, "__call__", watched)
+    found = run(tmp_path, lm, *cells)
+    assert made == ["c/2"] and len(found) == 3
+    whole = run(tmp_path / "whole", lm, *cells)
+    for name, cell in found.items():
+        np.testing.assert_array_equal(cell.pass_at_k(1), whole[name].pass_at_k(1))
+    assert read_json(tmp_path / "c/0/manifest.json")["inputs"]["steering"]["vector"] == vector.fingerprint

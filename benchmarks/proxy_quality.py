@@ -1,7 +1,7 @@
 """Are the proxies any good? Pilots and steering held against the full budget, for every signed direction.
 
     python benchmarks/proxy_quality.py --run runs/demo --out docs/results/proxy-quality.json
-    python benchmarks/proxy_quality.py --quick                 # minutes; checks that it runs, into runs/proxy-quality-quick
+    python benchmarks/proxy_quality.py --quick                 # two minutes; checks that it runs
 
 The directions are those of the demo (of a finished run of it, or found anew with its settings). Every signed direction
 gets, at several seeds: a selection at the study's budget, answered on the test problems, which is the truth here; a
@@ -133,7 +133,7 @@ def main() -> None:
         "proxies": {},
     }
     if options.seeds > 1:  # what the full budget's own luck allows: no proxy can be expected to do better
-        halves = [{name: values[start::2] for name, values in full.items()} for start in (0, 1)]
+        halves = [{name: rows[start::2] for name, rows in full.items() if len(rows) > 1} for start in (0, 1)]
         record["full"]["against_itself"] = proxy_quality(*halves)
     for kind, make in cheap.items():
         values, seconds, failed = measure(kind, make, options.proxy_seeds, validation)

@@ -6,7 +6,8 @@
 Per base model, all fixed before anything is measured: principal directions of last-prompt-token states at one block
 each, principal directions of mean-pooled responses (the paper's), the success vectors, and the gradient vectors; both
 scopes. The model's own answers come from problems of the pool split, the setting is chosen on the validation problems
-by pass@8, and the chosen one alone is run on the test problems, against 19 random vectors. No word list enters.
+by pass@8, and the chosen one alone is run on the test problems, against 19 random vectors. Where it comes from graded
+answers, vectors of the same answers with their grades dealt anew are a second, harder control. No word list enters.
 """
 
 from __future__ import annotations
@@ -14,26 +15,28 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from skillbasis import statistics
 from skillbasis.activations import ExtractionSettings, extract
-from skillbasis.artifact import write_json
+from skillbasis.artifact import read_json, write_json
 from skillbasis.basis import PcaSettings, fit_pca
 from skillbasis.corpus import Corpus, load_corpus
 from skillbasis.engine import machine
 from skillbasis.evaluate.generate import SamplingSettings
-from skillbasis.evaluate.run import evaluate
+from skillbasis.evaluate.run import answer_task, evaluate
 from skillbasis.evaluate.tasks import load_task
 from skillbasis.lm import LanguageModel, load_model
-from skillbasis.steer import SteeringVector, direction_vector
+from skillbasis.steer import SteeringVector, direction_vector, steer
 from skillbasis.steer.contrasts import success_vector
 from skillbasis.steer.gradients import gradient_vector
 from skillbasis.steer.sweep import SweepSettings, sweep
 
 BLOCKS = (1, 2, 3)
 N_ROWS = 4000
+N_SHUFFLED = 10
 SAMPLING = SamplingSettings(rollouts=8, temperature=0.8, max_tokens=112)
 SWEEP = SweepSettings(alphas=(0.15, 0.3, 0.6), scopes=("last-prompt", "all"), metric="pass@8", n_random=2)
 
@@ -65,7 +68,7 @@ def main() -> None:
             on_point=_tell(name),
         )
         print(result["finding"], flush=True)
-        bases.append(_record(lm, vectors, result))
+        bases.append(_record(lm, vectors, result) | {"shuffled_grades": _shuffled(lm, work, result)})
     record = {
         "bases": bases,
         "machine": machine(),
@@ -95,6 +98,10 @@ def _vectors(lm: LanguageModel, corpus: Corpus, work: Path) -> Iterator[Steering
     for against in ("incorrect", "all"):
         vector = success_vector(lm, work / "answers", against=against, unit="relative")
         yield replace(vector, name=f"success against {against}")
+    yield from _gradients(lm, work)
+
+
+def _gradients(lm: LanguageModel, work: Path) -> Iterator[SteeringVector]:
     for block in BLOCKS:
         vector = gradient_vector(lm, work / "answers", block, unit="relative")
         yield replace(vector, name=f"gradient block {block}")
@@ -105,6 +112,32 @@ def _directions(basis: Any, name: str, k: int) -> Iterator[SteeringVector]:
         for sign in ("+", "-"):
             vector = direction_vector(basis, direction, sign, unit="relative")
             yield replace(vector, name=f"{name} {direction}{sign}")
+
+
+def _shuffled(lm: LanguageModel, work: Path, result: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The winner's setting on the test problems with vectors of the same answers, their grades dealt anew."""
+    winner = result["winner"]
+    if winner is None or not winner["vector"].startswith("gradient"):
+        return None
+    file = work / "shuffled.json"
+    if file.exists():
+        return list(read_json(file))
+    task, block = load_task("embedded:test"), int(winner["vector"].split()[-1])
+    plain, _ = answer_task(lm, task, SAMPLING)
+    (real,) = (v for v in _gradients(lm, work) if v.name == winner["vector"])
+    found = []
+    for seed in range(N_SHUFFLED):
+        vector = gradient_vector(lm, work / "answers", block, unit="relative", shuffle_seed=seed)
+        intervention = partial(steer, vector=vector, alpha=winner["alpha"], scope=winner["scope"])
+        answers, _ = answer_task(lm, task, SAMPLING, intervention)
+        differences = {
+            f"pass@{k}": statistics.as_json(statistics.paired_difference(answers.pass_at_k(k), plain.pass_at_k(k)))
+            for k in (1, 8)
+        }
+        cosine = float((vector.values * real.values).sum())
+        found.append({"seed": seed, "cosine_with_the_real_one": cosine, "differences": differences})
+    write_json(file, statistics.nan_to_none(found))
+    return found
 
 
 def _family(name: str) -> str:

@@ -137,6 +137,16 @@ def test_rows_without_a_response_are_left_out(lm: LanguageModel, vector: Steerin
         text_damage(lm, ROWS, vector, 0.5, max_length=2)
 
 
+def test_a_first_token_that_nothing_predicts_does_not_count(vector: SteeringVector) -> None:
+    lm = tiny_lm(template="{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    vector = replace(vector, model=lm.identity)
+    assert len(lm.tokenizer("x", add_special_tokens=False)["input_ids"]) == 1
+    assert text_damage(lm, [(user("a"), "x")], vector, 0.5)["n_tokens"] == 1
+    assert text_damage(lm, [(user(""), "xyz")], vector, 0.5)["n_tokens"] == 2
+    with pytest.raises(SkillbasisError, match="no row has a response"):
+        text_damage(lm, [(user(""), "x")], vector, 0.5)
+
+
 def test_a_model_steered_to_pieces_is_counted_not_averaged(vector: SteeringVector) -> None:
     lm = tiny_lm()
     vector = replace(vector, model=lm.identity, values=np.full_like(vector.values, 1e38))

@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from .commands import acting, planning, reading, runs, steering, world
+from .commands import acting, planning, reading, runs, steering, sweeping, world
 from .errors import SkillbasisError
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ for steering_command in (
     steering.gguf,
     steering.easysteer,
     steering.audit,
+    sweeping.sweep,
 ):
     steer_app.command()(steering_command)
 app.add_typer(steer_app, name="steer")

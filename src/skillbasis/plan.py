@@ -183,6 +183,9 @@ def _jobs(recipe: Recipe, tokenizer: Any) -> list[_Job]:
         n_points = 1 + len(steer.scopes) * len(steer.alphas) * n_vectors
         prompts = _prompt_tokens(steer.task, recipe.instruction, steer.n_problems, tokenizer)
         jobs.append(_Job("steer", 0, 0, n_points, prompts, steer.sampling))
+        if steer.test_task is not None:
+            prompts = _prompt_tokens(steer.test_task, recipe.instruction, steer.n_test_problems, tokenizer)
+            jobs.append(_Job("steer test", 0, 0, 2 + steer.n_controls, prompts, steer.sampling))
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""From a direction to a steered model: vectors, baked checkpoints, other engines' formats, audit, dose and response."""
+"""From a direction to a steered model: vectors, baked checkpoints, other engines' formats, audit."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def vectors(
     given = [name for name, value in sources.items() if value is not None]
     if len(given) != 1:
         raise UsageError(f"give one of {', '.join(sources)} to make a vector from, not {' and '.join(given) or 'none'}")
-    options: dict[str, Any] = {"unit": unit, "blocks": _blocks(blocks), "increments": increments}
-    lm: Any = _load(model, dtype) if model is not None else None
+    options: dict[str, Any] = {"unit": unit, "blocks": read_blocks(blocks), "increments": increments}
+    lm: Any = open_model(model, dtype) if model is not None else None
     if given[0] in ("--success", "--gradient") and lm is None:
         raise UsageError(f"{given[0]} reads the model's states at its own answers; give --model too")
     if basis is not None:
-        vector = _from_basis(basis, direction, lm, options)
+        vector = vector_of(basis, direction, lm, options)
     elif success is not None:
         from ..steer.contrasts import success_vector
 
@@ -218,19 +218,19 @@ def _requested(
 
     if (basis is None) == (file is None):
         raise UsageError("say what to steer along: --basis with --direction, or --vector")
-    lm = _load(model, dtype) if model is not None and (calibrate is not None or file is None) else None
+    lm = open_model(model, dtype) if model is not None and (calibrate is not None or file is None) else None
     if file is not None:
         if (direction, blocks) != (None, None):
             raise UsageError("a --vector is taken as it is; leave out --direction and --blocks")
         vector = SteeringVector.load(file)
     else:
         assert basis is not None
-        options: dict[str, Any] = {"unit": unit, "blocks": _blocks(blocks), "increments": increments}
-        vector = _from_basis(basis, direction, lm, options)
+        options: dict[str, Any] = {"unit": unit, "blocks": read_blocks(blocks), "increments": increments}
+        vector = vector_of(basis, direction, lm, options)
     return _calibrated(vector, lm, calibrate, calibration_rows)
 
 
-def _from_basis(path: Path, direction: str | None, lm: Any, options: dict[str, Any]) -> Any:
+def vector_of(path: Path, direction: str | None, lm: Any, options: dict[str, Any]) -> Any:
     from ..basis import SkillBasis
     from ..steer import requested_vector
 
@@ -271,7 +271,7 @@ def _times(vector: Any, alpha: float) -> Any:
     return replace(vector, values=vector.values * alpha, origin={**vector.origin, "alpha_folded_in": alpha})
 
 
-def _blocks(text: str | None) -> list[int] | None:
+def read_blocks(text: str | None) -> list[int] | None:
     """Block ids; whether a basis has them is for the vector's maker to say."""
     from ..lm import parse_layers
 
@@ -291,7 +291,7 @@ def _ids(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _load(model: str, dtype: str) -> Any:
+def open_model(model: str, dtype: str) -> Any:
     from ..lm import load_model
 
     return load_model(model, dtype=dtype)

@@ -114,7 +114,7 @@ def text_damage(
             )
         n_broken += len(np.unique(steered.rows[broken.any(axis=0)]))
         n_tokens += figures.shape[1]
-        sums += np.where(broken, 0.0, figures).sum(axis=1)
+        sums += figures.sum(axis=1)
     nll, nll_base, kl = (sums / n_tokens).tolist()
     return {
         "perplexity": None if n_broken else _perplexity(nll),

@@ -191,7 +191,8 @@ def _constant_slices(vector: SteeringVector, alpha: float) -> dict[int, np.ndarr
     if vector.unit == "relative":
         raise UsageError(
             f"{vector.name} is in the unit relative, a fraction of each token's own norm, and this format can only "
-            "carry a constant; calibrate it first (--calibrate CORPUS, or SteeringVector.calibrated), or take the unit raw or std"
+            "carry a constant; calibrate it first (--calibrate CORPUS, or "
+            "SteeringVector.calibrated), or take the unit raw or std"
         )
     if not math.isfinite(alpha):
         raise UsageError(f"alpha must be a finite number, not {alpha}")

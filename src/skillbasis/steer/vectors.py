@@ -188,9 +188,7 @@ def direction_vector(
     if sign not in ("+", "-"):
         raise UsageError(f"the sign of a direction is '+' or '-', not {sign!r}")
     weights = {direction: 1.0 if sign == "+" else -1.0}
-    return combined_vector(
-        basis, weights, name=f"d{direction}{sign}", unit=unit, blocks=blocks, increments=increments
-    )
+    return combined_vector(basis, weights, name=f"d{direction}{sign}", unit=unit, blocks=blocks, increments=increments)
 
 
 def combined_vector(

@@ -7,6 +7,8 @@ cells instead. At the end the finalists get fresh cells, which choose nothing.
 Nothing is used twice. A cell that sent a direction on, or chose it, was lucky on the whole, so it is left out of what
 is said of that direction: a finalist is judged by its fresh cells alone, another direction by the cells of its last
 rung, the ones it was stopped by. What is said of a winner is thus unbiased, and of a stopped one at worst too low.
+That is on these problems: that a direction suits them better than others no fresh cell undoes. Against it stand the
+interval over problems and Holm's correction over all directions (verdicts.py).
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def steer(
         model: a LanguageModel, or a `transformers` causal language model (its weights are hashed to check the vector).
         alpha: strength in the vector's unit; at 0 nothing is hooked, so the logits are the same bits. A sequence gives
             each row of a batch its own; a batch of n times as many rows gives each n neighbours (`generate` with
-            `num_return_sequences=n`).
+            `num_return_sequences=n`). Not within `evaluate.generate`, which orders prompts and drops finished rows.
         scope: which tokens are moved; padding (by the attention mask) never is.
         prompt_lengths: real tokens of the prompt of each row.
     Raises: ArtifactError: the vector belongs to another model. UsageError: unknown scope, or alpha not finite.
@@ -74,7 +74,8 @@ def steer(
     try:
         for block, values in zip(vector.block_ids, vector.values, strict=True):
             adder = _Adder(where, scale * torch.from_numpy(values), strength, vector.unit == "relative")
-            handles.append(blocks[block].register_forward_hook(adder))
+            # In front of the hooks with which transformers keeps hidden states, so that these are the moved ones.
+            handles.append(blocks[block].register_forward_hook(adder, prepend=True))
         yield
     finally:
         for handle in handles:
@@ -104,6 +105,12 @@ class _Where:
         self.first = first
         self.prompt_lengths = prompt_lengths
         self.mask: torch.Tensor | bool = False  # (rows, tokens) bool; or all of them, or none
+        self._read: tuple[int, torch.Tensor] | None = None  # places filled by now; (rows, 1) real tokens among them
+
+    @property
+    def _counts(self) -> bool:
+        """Whether the place of a token in its row says if it is moved, not the pass that it is read in."""
+        return self.prompt_lengths is not None or self.first is not None
 
     def note(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         import torch
@@ -114,7 +121,7 @@ class _Where:
         cache = kwargs.get("past_key_values")
         n_past = int(cache.get_seq_length()) if cache is not None else 0
         attention = kwargs.get("attention_mask")
-        if n_past > 0 and self.prompt_lengths is None and self.first is None:  # the prompt has been read before
+        if n_past > 0 and not self._counts:  # the prompt has been read before
             if self.scope in ("prompt", "last-prompt"):
                 self.mask = False
                 return
@@ -129,13 +136,16 @@ class _Where:
             real = torch.ones((n_rows, n_tokens), dtype=torch.bool, device=inputs.device)
         if isinstance(attention, torch.Tensor) and attention.ndim == 2 and attention.shape[1] > n_tokens:
             before = attention[:, :-n_tokens].bool().sum(dim=1, keepdim=True)
-        elif n_past > 0 and attention is not None and self.scope not in ("all", "generated"):
-            raise UsageError(
-                f"the scope {self.scope} cannot be told from an attention mask of this form with a cache; give the "
-                "two-dimensional mask of all tokens"
-            )
-        else:
+        elif self._read is not None and self._read[0] == n_past > 0 and len(self._read[1]) == n_rows:
+            before = self._read[1]
+        elif n_past == 0 or attention is None or self.scope == "all" or not self._counts:
             before = torch.full((n_rows, 1), n_past, device=inputs.device)
+        else:
+            raise UsageError(
+                f"the scope {self.scope} cannot be told from an attention mask of this form with a cache that was "
+                "filled before; give the two-dimensional mask of all tokens"
+            )
+        self._read = (n_past + n_tokens, before + real.sum(dim=1, keepdim=True))
         self.mask = self._select(real, before, n_past)
 
     def _select(self, real: torch.Tensor, before: torch.Tensor, n_past: int) -> torch.Tensor:
@@ -174,12 +184,20 @@ def _real_tokens(attention: Any, n_rows: int, n_tokens: int, n_past: int) -> tor
     import torch
 
     if isinstance(attention, dict):
-        attention = next((mask for mask in attention.values() if mask is not None), None)
+        masks = [mask for mask in attention.values() if mask is not None]
+        attention = max(masks, key=lambda mask: mask.shape[-1], default=None)
     if attention is None:
         return None
     mask: torch.Tensor = attention
     if mask.ndim == 2:
         return mask[:, -n_tokens:].bool()
+    if n_past > 0 and n_tokens == 1:  # a token that is being generated is no padding
+        return None
+    if mask.shape[-1] < n_past + n_tokens:
+        raise UsageError(
+            "padding cannot be told from the attention mask of a window that has moved on; read the prompt in one "
+            "pass, or use a cache that grows"
+        )
     places = torch.arange(n_tokens, device=mask.device)
     seen = mask[:, 0, places, n_past + places]
     return (seen if seen.dtype == torch.bool else seen == 0).expand(n_rows, n_tokens)

@@ -186,12 +186,21 @@ def grade(
 
 
 def probe(
-    corpus: str,
-    scores: Annotated[Path, typer.Option("--scores", help="Score file.")],
     model: Model,
     task: Annotated[str, typer.Option("--task", help="Validation problems: embedded:validation, or a file.")],
     out: Out,
+    corpus: Annotated[str | None, typer.Argument(help="Rows to train pilots on; none for --kind steer.")] = None,
+    kind: Annotated[str, typer.Option(help="pilot (fine-tune along each direction), or steer (along it).")] = "pilot",
+    scores: Annotated[Path | None, typer.Option("--scores", help="Score file; for pilots.")] = None,
+    basis: Annotated[Path | None, typer.Option("--basis", help="Basis directory; for --kind steer.")] = None,
+    strategy: Annotated[str, typer.Option(help="halving (spends where it is undecided), or full.")] = "halving",
+    seeds: Annotated[int, typer.Option(min=1, help="Most cells of a direction before the finalists' own.")] = 3,
     rows: Annotated[int, typer.Option(help="Rows of each pilot.")] = 1000,
+    alpha: Annotated[float, typer.Option(help="Strength, for --kind steer.")] = 0.3,
+    unit: Annotated[str, typer.Option(help="raw, std or relative, for --kind steer.")] = "relative",
+    scope: Annotated[
+        str, typer.Option(help="all, prompt, last-prompt or generated, for --kind steer.")
+    ] = "last-prompt",
     direction: Annotated[list[str] | None, typer.Option("--direction", help="Signed direction; all if none.")] = None,
     preset: Annotated[str, typer.Option(help="Training preset.")] = "reasoning",
     trainer: Annotated[str, typer.Option(help="trl or lean.")] = "trl",
@@ -199,7 +208,8 @@ def probe(
     temperature: Temperature = 1.0,
     max_tokens: MaxTokens = 2048,
     instruction: Annotated[str, typer.Option(help="none, boxed, or a text put behind every problem.")] = "none",
-    n_random: Annotated[int, typer.Option(help="Random pilots, the control.")] = 3,
+    problems: Annotated[int | None, typer.Option(min=1, help="The first so many problems of the task.")] = None,
+    n_random: Annotated[int, typer.Option(help="Random pilots or vectors, the control.")] = 3,
     seed: Seed = 0,
     workers: Workers = None,
     dtype: Dtype = "auto",
@@ -209,8 +219,8 @@ def probe(
     shuffle_seed: ShuffleSeed = None,
     first: First = False,
 ) -> None:
-    """Pilot fine-tunes along every signed direction, judged on validation problems against random pilots."""
-    from ..basis import Scores
+    """Find which directions matter: pilot fine-tunes or steering, judged on validation problems against random ones."""
+    from ..basis import Scores, SkillBasis
     from ..cells import CellSettings
     from ..console import progress
     from ..evaluate.generate import SamplingSettings
@@ -220,17 +230,36 @@ def probe(
     from ..select import Candidates, parse_direction
     from ..train.settings import preset as named
 
-    pool = read_corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out, first)
+    settings = ProbeSettings(
+        kind=kind,  # type: ignore[arg-type]
+        strategy=strategy,  # type: ignore[arg-type]
+        n_seeds=seeds,
+        n_rows=rows,
+        n_random=n_random,
+        alpha=alpha,
+        unit=unit,  # type: ignore[arg-type]
+        scope=scope,
+        seed=seed,
+    )
+    pool, candidates = None, None
+    if kind == "pilot":
+        if corpus is None or scores is None:
+            raise UsageError("pilots are trained on rows along a direction; give a corpus and its --scores")
+        pool = read_corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out, first)
+        candidates = Candidates.of(pool, Scores.load(scores))
+    elif corpus is not None or basis is None:
+        raise UsageError("--kind steer needs --basis and no corpus: nothing is trained")
     sampling = SamplingSettings(rollouts, temperature, max_tokens, seed)
-    cells = CellSettings(model, dtype, task, instruction, None, sampling, named(preset), trainer)
+    cells = CellSettings(model, dtype, task, instruction, problems, sampling, named(preset), trainer)
     with progress("probe") as tick:
         outcome = run_probe(
             out,
             pool,
-            Candidates.of(pool, Scores.load(scores)),
+            candidates,
             cells,
             load_model(model, dtype=dtype).weights_fingerprint,
-            ProbeSettings(n_rows=rows, n_random=n_random, seed=seed),
+            settings,
+            basis=SkillBasis.load(basis) if kind == "steer" and basis is not None else None,
             directions=[parse_direction(d) for d in direction] if direction else None,
             n_workers=workers,
             on_cell=lambda cell, done, n: tick(done, n, cell.name),
@@ -238,5 +267,12 @@ def probe(
     print(f"random: pass@1 {interval(outcome['random']['pass@1'])}")
     by_name = {entry["name"]: entry for entry in outcome["directions"]}
     for name in outcome["ranking"]:
-        print(f"{name}: pass@1 {interval(by_name[name]['pass@1'])}, {by_name[name]['verdict']}")
+        entry = by_name[name]
+        if entry["status"] == "failed":
+            print(f"{name}: failed: {entry['reason']}")
+        else:
+            print(f"{name}: pass@1 {interval(entry['pass@1'])}, {entry['verdict']}")
     print(f"chosen: {', '.join(outcome['chosen'])}")
+    if strategy == "halving":
+        saved = outcome["saved"]
+        print(f"{saved['cells']} cells, where trying all directions as often takes {saved['cells_of_full']}")

@@ -8,8 +8,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -20,12 +24,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from skillbasis.errors import ArtifactError, SkillbasisError, UsageError
 from skillbasis.lm import weights_fingerprint
 from skillbasis.steer import SteeringVector, steer
-from skillbasis.steer.vllm_plugin import KEY, SteeringRequest, _add_to_output, mark_tokens, register
+from skillbasis.steer.bake import bake
+from skillbasis.steer.vllm_plugin import (
+    KEY,
+    SteeringRequest,
+    _add_to_output,
+    _fill_before_passes,
+    mark_tokens,
+    register,
+)
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None,
@@ -97,21 +110,25 @@ if __name__ == "__main__":
 Engines = Callable[..., list[dict[str, Any]]]
 
 
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    """For a process of vLLM's: no network, nothing outside the folder, engines within the process."""
+    paths = {"VLLM_CACHE_ROOT": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    sizes = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **paths, **sizes, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", **variables}
+
+
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Engines:
     """Runs engines in a fresh process; returns their answers."""
     folder = tmp_path_factory.mktemp("engines")
 
-    def run(*arguments: dict[str, Any], **environment: str) -> list[dict[str, Any]]:
+    def run(*arguments: dict[str, Any], **variables: str) -> list[dict[str, Any]]:
         specification, results = folder / "engines.json", folder / "answers.json"
         specification.write_text(json.dumps(arguments))
         results.unlink(missing_ok=True)
-        quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "INFO", "VLLM_CPU_KVCACHE_SPACE": "1"}
-        paths = {"VLLM_CACHE_ROOT": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        process = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         done = subprocess.run(
             [sys.executable, __file__, str(specification), str(results)],
-            env=os.environ | quiet | paths | process | environment,
+            env=environment(folder, **variables),
             capture_output=True,
             text=True,
             check=False,
@@ -129,30 +146,40 @@ def make_config(family: str) -> Any:
     """Small models with heads of a size that vLLM's attention knows."""
     import transformers as hf
 
-    common: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
+    ids: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    common = ids | {
         "hidden_size": HIDDEN,
         "intermediate_size": 96,
         "num_hidden_layers": N_BLOCKS,
         "num_attention_heads": 4,
         "max_position_embeddings": 256,
         "initializer_range": 0.2,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
     }
     grouped = common | {"num_key_value_heads": 2}
+    rope = {"rope_type": "default", "rope_theta": 50_000.0}
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    llama3 |= {"original_max_position_embeddings": 64, "rope_theta": 500_000.0}
     makers: dict[str, Callable[[], Any]] = {
-        "llama": lambda: hf.LlamaConfig(**grouped),
-        "qwen2": lambda: hf.Qwen2Config(**grouped),
+        "llama": lambda: hf.LlamaConfig(**grouped, rope_parameters=llama3, rms_norm_eps=1e-4),
+        "mistral": lambda: hf.MistralConfig(**grouped, sliding_window=None, head_dim=32, rope_parameters=rope),
+        "qwen2": lambda: hf.Qwen2Config(**grouped, rope_parameters=rope, rms_norm_eps=1e-3),
         "qwen3": lambda: hf.Qwen3Config(**grouped, head_dim=32),
         # sdpa leaves out the soft cap of attention that vLLM keeps
         "gemma2": lambda: hf.Gemma2Config(
             **grouped, head_dim=32, query_pre_attn_scalar=32, sliding_window=8, attn_implementation="eager"
         ),
         "phi3": lambda: hf.Phi3Config(**grouped, original_max_position_embeddings=256),
-        "granite": lambda: hf.GraniteConfig(**grouped, residual_multiplier=0.22, logits_scaling=0.5),
+        "granite": lambda: hf.GraniteConfig(
+            **grouped, residual_multiplier=0.22, embedding_multiplier=3.0, logits_scaling=0.5, attention_multiplier=0.3
+        ),
+        "smollm3": lambda: hf.SmolLM3Config(**grouped),
+        "nemotron": lambda: hf.NemotronConfig(**grouped),
+        "arcee": lambda: hf.ArceeConfig(**grouped),
+        "seed_oss": lambda: hf.SeedOssConfig(**grouped, head_dim=32),
         "gpt_neox": lambda: hf.GPTNeoXConfig(**common),
+        "gpt2": lambda: hf.GPT2Config(
+            **ids, n_embd=HIDDEN, n_layer=N_BLOCKS, n_head=4, n_positions=256, initializer_range=0.2
+        ),
     }
     return makers[family]()
 
@@ -169,6 +196,9 @@ class Planted:
         self.model = AutoModelForCausalLM.from_config(make_config(family)).float().eval()
         if self.model.config.tie_word_embeddings:  # smaller, or the model says its last token again and again
             self.model.get_input_embeddings().weight.data *= 0.3
+        for name, parameter in self.model.named_parameters():
+            if name.endswith("bias"):
+                nn.init.normal_(parameter, std=0.1)
         self.path = folder / family
         self.model.save_pretrained(self.path)
         make_tokenizer().save_pretrained(self.path)
@@ -342,6 +372,93 @@ def test_refusals_when_an_engine_is_configured(engines: Engines, planted: Callab
             raise AssertionError(answer.get("error", "it was not refused"))
 
 
+BAKED = ("llama", "granite", "smollm3", "nemotron", "arcee", "seed_oss", "qwen2", "mistral", "gpt_neox", "gpt2")
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_baked_checkpoints_run_steered_in_vllm_as_it_is(
+    engines: Engines, planted: Callable[[str], Planted], tmp_path: Path
+) -> None:
+    """All ways of baking; and what they avoid: a bias that the architecture has no place for is dropped in silence."""
+    models = [planted(family) for family in BAKED]
+    for family, model in zip(BAKED, models, strict=True):
+        bake(model.path, model.vector, ALPHA, tmp_path / family)
+    qwen2 = planted("qwen2")
+    shutil.copytree(qwen2.path, tmp_path / "naive")
+    weights = load_file(qwen2.path / "model.safetensors")
+    for block, values in zip(qwen2.vector.block_ids, qwen2.vector.values, strict=True):
+        weights[f"model.layers.{block}.mlp.down_proj.bias"] = ALPHA * torch.from_numpy(values)
+    save_file(weights, tmp_path / "naive" / "model.safetensors", metadata={"format": "pt"})
+    answers = engines(
+        *({"model": str(tmp_path / family)} for family in BAKED), {"model": str(tmp_path / "naive")}, VLLM_PLUGINS=""
+    )
+    for answer, model, family in zip(answers, models, BAKED, strict=False):
+        expected = model.greedy(ALPHA)
+        assert differ(expected, model.greedy(0.0)), family
+        assert_same(answer, expected, family)
+    assert_same(answers[-1], qwen2.greedy(0.0), "qwen2 with biases it has no place for")
+
+
+@pytest.mark.slow
+@needs_vllm
+def test_the_server(planted: Callable[[str], Planted], tmp_path: Path) -> None:
+    model = planted("llama")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [
+        "--model",
+        str(model.path),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--max-model-len",
+        str(CONTEXT),
+    ]
+    arguments += ["--dtype", "float32", "--enforce-eager", "--served-model-name", "m"]
+    arguments += ["--no-enable-prefix-caching", "--additional-config"]
+    arguments += [json.dumps(settings(model.file, ALPHA, "last-prompt")["additional_config"])]
+    with (tmp_path / "log.txt").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
+            env=environment(tmp_path, VLLM_ENABLE_V1_MULTIPROCESSING="1"),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not answers(f"{url}/health"):
+            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log.txt").read_text()[-6000:]
+            time.sleep(1)
+        body = {"model": "m", "prompt": PROMPTS, "temperature": 0, "max_tokens": N_NEW, "ignore_eos": True}
+        request = urllib.request.Request(
+            f"{url}/v1/completions",
+            json.dumps(body | {"logprobs": 0, "return_token_ids": True}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            choices = sorted(json.load(response)["choices"], key=lambda choice: choice["index"])
+    finally:
+        server.terminate()
+        server.wait(60)
+    found = {
+        "tokens": [choice["token_ids"] for choice in choices],
+        "logprobs": [choice["logprobs"]["token_logprobs"] for choice in choices],
+    }
+    assert_same(found, model.greedy(ALPHA, "last-prompt"))
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 # Without vLLM
 
 
@@ -432,10 +549,39 @@ def test_which_tokens_of_a_batch_a_scope_names() -> None:
         "from:4": [0, 0, 1, 0, 1, 1],
         "from:0": [1, 1, 1, 1, 1, 1],
     }
+
+    class First:  # what the two model runners of vLLM have that is read
+        def __init__(self) -> None:
+            self.input_batch = SimpleNamespace(num_prompt_tokens=np.array([0, 0, 0, 88], dtype=np.int32))
+            self.positions = torch.full((8,), 77)
+
+        def _prepare_inputs(self, scheduler_output: Any, counts: np.ndarray) -> str:
+            self.positions[:] = positions
+            self.input_batch.num_prompt_tokens[:3] = lengths
+            return scheduler_output  # type: ignore[no-any-return]
+
+    class Second:
+        def __init__(self) -> None:
+            by_state = np.array([9, 88, 5, 2], dtype=np.int32)
+            self.req_states = SimpleNamespace(prompt_len=SimpleNamespace(np=by_state))
+
+        def prepare_inputs(self, *_args: Any) -> Any:
+            places = np.array([2, 0, 3])
+            return SimpleNamespace(positions=positions, idx_mapping_np=places, num_scheduled_tokens=counts)
+
     for scope, marked in expected.items():
         mask = torch.ones(8, 1, dtype=torch.bfloat16)
         mark_tokens(mask, scope, positions, lengths, counts)
         assert mask[:, 0].tolist() == [*marked, 0, 0], scope
+        first, second = First(), Second()
+        _fill_before_passes(first, mask.fill_(1), scope)
+        assert first._prepare_inputs("batch", counts) == "batch"
+        assert mask[:, 0].tolist() == [*marked, 0, 0], scope
+        _fill_before_passes(second, mask.fill_(1), scope)
+        assert second.prepare_inputs("batch").positions is positions
+        assert mask[:, 0].tolist() == [*marked, 0, 0], scope
+    with pytest.raises(UsageError, match="the scope prompt is not known how to keep in a SimpleNamespace"):
+        _fill_before_passes(SimpleNamespace(), torch.ones(8, 1), "prompt")
 
 
 def test_what_a_block_gives_back_is_moved() -> None:

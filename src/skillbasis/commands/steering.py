@@ -112,6 +112,7 @@ def bake(
     calibrate: Calibrate = None,
     calibration_rows: CalibrationRows = 200,
     merge: Merge = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint baked otherwise.")] = False,
     dtype: Annotated[str, typer.Option(help="In which original and result are compared.")] = "auto",
 ) -> None:
     """Write an ordinary checkpoint that is steered, for transformers and vLLM, and compare it with the hooked model."""
@@ -119,7 +120,7 @@ def bake(
     from ..steer.verify import describe
 
     chosen = _requested(basis, direction, vector, unit, blocks, increments, model, calibrate, calibration_rows, dtype)
-    record = run_bake(model, chosen, alpha, out, dtype=dtype, merge=merge)
+    record = run_bake(model, chosen, alpha, out, dtype=dtype, merge=merge, overwrite=overwrite)
     print(f"{out}: {chosen.name} at alpha {alpha:g}; {describe(record['verification'])}")
 
 

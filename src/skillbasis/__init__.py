@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .evaluate import SamplingSettings, evaluate, load_task
     from .lm import LanguageModel, load_model
     from .select import Candidates, SelectionSettings, select
-    from .steer import direction_vector, random_vector, steer
+    from .steer import SteeringVector, combined_vector, direction_vector, random_vector, steer
+    from .steer.contrasts import mean_difference, success_vector
+    from .steer.gradients import gradient_vector
     from .train import TrainingSettings, fine_tune
 
 _HOME = {
@@ -31,17 +33,22 @@ _HOME = {
     "Scores": "basis",
     "SelectionSettings": "select",
     "SkillBasis": "basis",
+    "SteeringVector": "steer",
     "TrainingSettings": "train",
+    "combined_vector": "steer",
     "direction_vector": "steer",
     "extract": "activations",
     "fine_tune": "train",
     "fit_pca": "basis",
+    "gradient_vector": "steer.gradients",
     "load_corpus": "corpus",
     "load_model": "lm",
     "load_task": "evaluate",
+    "mean_difference": "steer.contrasts",
     "random_vector": "steer",
     "repair": "activations",
     "score": "basis",
+    "success_vector": "steer.contrasts",
 }
 _CALLABLE = ("evaluate", "select", "steer")  # packages that can be called like their main function
 
@@ -58,20 +65,25 @@ __all__ = [
     "Scores",
     "SelectionSettings",
     "SkillBasis",
+    "SteeringVector",
     "TrainingSettings",
+    "combined_vector",
     "direction_vector",
     "evaluate",
     "extract",
     "fine_tune",
     "fit_pca",
+    "gradient_vector",
     "load_corpus",
     "load_model",
     "load_task",
+    "mean_difference",
     "random_vector",
     "repair",
     "score",
     "select",
     "steer",
+    "success_vector",
 ]
 
 

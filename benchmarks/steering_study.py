@@ -141,8 +141,10 @@ def _shuffled(lm: LanguageModel, work: Path, result: dict[str, Any]) -> list[dic
 
 
 def _family(name: str) -> str:
-    """Where a vector comes from: its name without direction and block."""
-    return name.split(" block ")[0].rstrip("0123456789+- ") if not name.startswith("random") else "random"
+    """Where a vector comes from: its name without the direction."""
+    if name.startswith("random"):
+        return "random"
+    return name.rpartition(" ")[0] if name.endswith(("+", "-")) else name
 
 
 def _record(lm: LanguageModel, vectors: list[SteeringVector], result: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What steering by hooks costs in time: transformers' own `generate` with and without it, and under two other packages.
 
     python -m pip install --no-deps --target build/peers steering-vectors repeng gguf     # peers; left out if absent
-    python benchmarks/steering_speed.py --out docs/results/steering-speed.json     # half an hour on an idle machine
+    python benchmarks/steering_speed.py --out docs/results/steering-speed.json     # ten minutes on an idle machine
     python benchmarks/steering_speed.py --quick                                    # a minute; checks that it runs
 
 Greedy answers of a fixed length to prompts of random tokens, all of one length. All ways run in one process, on models
@@ -49,8 +49,8 @@ class Size:
     """How much is generated."""
 
     prompt_tokens: int = 64
-    new_tokens: int = 64
-    rounds: tuple[tuple[int, int], ...] = ((1, 24), (8, 24), (64, 12))
+    new_tokens: int = 32
+    rounds: tuple[tuple[int, int], ...] = ((1, 20), (8, 16), (64, 8))
     """Of each batch size."""
 
 

@@ -47,6 +47,7 @@ def lines() -> Iterator[Line]:
             threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
             what = f"farthest points, 2,000 of 200,000 x 25, {result['points']}, {threads}"
             yield Line(what, "plain NumPy loop, same points", 3, result["ratio"], "farthest-points")
+    yield from of_steering()
     yield Line("`skillbasis --help`", "", 0.5, read("start-up")["seconds"], "start-up", "s")
 
 
@@ -82,6 +83,22 @@ def of_pca() -> Iterator[Line]:
     pace = last["microseconds_per_row_and_pass"] / first["microseconds_per_row_and_pass"]
     yield Line(f"{grown}: time per row and pass", "itself", 1.25, pace, "pca-speed", "share")
     yield Line(f"{grown}: memory", "itself", 1.1, last["memory_mb"] / first["memory_mb"], "pca-speed", "share")
+
+
+def of_steering() -> Iterator[Line]:
+    names = {"llama44m": "Llama of 44M", "embedded": "embedded reasoner"}
+    for name, workload in read("steering-speed")["workloads"].items():
+        for batch, measured in workload["batches"].items():
+            what = f"generation with hooks, {names[name]}, batch {batch}: time"
+            ours = measured["results"]["skillbasis, all tokens"]
+            yield Line(what, "unsteered", 1.03, ours["over_unsteered"]["ratio"], "steering-speed", "share")
+            for peer in ("steering-vectors", "repeng"):
+                if f"{peer}, all tokens" in measured["results"]:
+                    share = measured["results"][f"{peer}, all tokens"]["ours_over_this"]["ratio"]
+                    yield Line(what, peer, 1.03, share, "steering-speed", "share")
+    baked = read("bake")
+    speed = baked["generate"]["speed_ratio"]["mean"]
+    yield Line("generation of a baked checkpoint", "unsteered", 0.97, speed, "bake")
 
 
 def read(name: str) -> Any:

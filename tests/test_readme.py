@@ -102,3 +102,35 @@ def test_the_speed_table_is_that_of_the_committed_result() -> None:
     }
     for step, words in lines.items():
         assert f"| {words} | {seconds['1'][step]:.1f} | {seconds['2'][step]:.1f} |" in README
+
+
+def points(estimate: dict[str, float]) -> str:
+    return f"{100 * estimate['mean']:+.1f} [{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
+
+
+def test_the_figures_of_steering_are_those_of_the_committed_results() -> None:
+    words = " ".join(README.split())
+    demo = json.loads((ROOT / "docs/results/demo/steer.json").read_text(encoding="utf-8"))
+    study = json.loads((ROOT / "docs/results/steering-study.json").read_text(encoding="utf-8"))
+    for difference in demo["test"]["winner"]["differences"]:
+        assert points(difference) in words
+    for base in study["bases"]:
+        by_metric = {entry["metric"]: entry for entry in base["test"]["winner"]["differences"]}
+        assert points(by_metric["pass@8"]) in words
+        assert base["winner"]["vector"] == "gradient block 3"
+        assert base["n_settings"] == 174
+    controls = [control["difference"]["mean"] for base in study["bases"] for control in base["test"]["controls"]]
+    assert f"{100 * min(controls):+.1f} to {100 * max(controls):+.1f} points of pass@1" in words
+
+
+def test_the_figures_of_the_proxies_are_those_of_the_committed_result() -> None:
+    words = " ".join(README.split())
+    proxies = json.loads((ROOT / "docs/results/proxy-quality.json").read_text(encoding="utf-8"))["proxies"]
+    for proxy in proxies.values():
+        spearman = proxy["quality"]["spearman"]
+        low, high = spearman["over_directions"]
+        assert f"{spearman['value']:.2f} [{low:.2f}, {high:.2f}]".replace("0.", ".") in words
+        low, high = proxy["quality"]["gain_over_random"]["over_runs"]
+        assert f"[{100 * low:+.1f}, {100 * high:+.1f}] by" in words
+    saved = json.loads((ROOT / "docs/results/demo/probe.json").read_text(encoding="utf-8"))["saved"]
+    assert f"{saved['cells']} of the {saved['cells_of_full']} cells" in words

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from skillbasis.errors import UsageError
-from skillbasis.steer.dose import (
+from skillbasis.steer.sweep.dose import (
     check_metric,
     choose_winner,
     compared_metrics,
@@ -18,7 +18,7 @@ from skillbasis.steer.dose import (
     usable_ranges,
     why_unusable,
 )
-from skillbasis.steer.measure import Measurement
+from skillbasis.steer.sweep.measure import Measurement
 
 
 def measured(*n_correct: int, rollouts: int = 4, broken: float = 0.0, **more: Any) -> Measurement:

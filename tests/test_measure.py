@@ -11,7 +11,7 @@ import pytest
 
 from skillbasis.errors import UsageError
 from skillbasis.evaluate.tasks import Problem, Task
-from skillbasis.steer.measure import PATTERN_CHARS, Measurement, ends_in_loop, measure, parse_target
+from skillbasis.steer.sweep.measure import PATTERN_CHARS, Measurement, ends_in_loop, measure, parse_target
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from skillbasis.errors import ArtifactError, UsageError
 from skillbasis.evaluate.generate import Prompt, SamplingSettings, generate
 from skillbasis.lm import LanguageModel
 from skillbasis.steer import SteeringVector, direction_vector, random_vector, steer
-from skillbasis.steer.sweep import _SweepWorker
+from skillbasis.steer.sweep.run import _SweepWorker
 from tiny import HIDDEN, N_BLOCKS, tiny_lm, user
 
 BLOCKS = [0, 2]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skillbasis.errors import UsageError
-from skillbasis.steer.sweep_plan import Setting, SweepSettings, plan_controls, plan_points, steered_blocks
+from skillbasis.steer.sweep.plan import Setting, SweepSettings, plan_controls, plan_points, steered_blocks
 from skillbasis.steer.vectors import SteeringVector, random_vector
 
 MODEL = {"model": "planted", "weights_fingerprint": "abc", "hidden_size": 4, "n_blocks": 5, "model_type": "llama"}

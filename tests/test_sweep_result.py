@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from skillbasis.evaluate.tasks import Problem, Task
-from skillbasis.steer.measure import Measurement
-from skillbasis.steer.sweep_plan import UNSTEERED, Setting, SweepSettings
-from skillbasis.steer.sweep_result import markdown, summarise, with_test
+from skillbasis.steer.sweep.measure import Measurement
+from skillbasis.steer.sweep.plan import UNSTEERED, Setting, SweepSettings
+from skillbasis.steer.sweep.result import markdown, summarise, with_test
 from skillbasis.steer.vectors import SteeringVector
 
 MODEL = {"model": "planted", "weights_fingerprint": "abc", "hidden_size": 4, "n_blocks": 5, "model_type": "llama"}

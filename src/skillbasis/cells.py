@@ -1,6 +1,5 @@
 """Train on these rows or steer along this vector, then answer those problems: the unit of probes and studies.
 
-
 A cell is an artifact of its own. Cells are independent: worker processes take them side by side, a finished cell is
 never run again, and a failed one is recorded with its reason while the others go on.
 """

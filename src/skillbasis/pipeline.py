@@ -30,9 +30,9 @@ from .recipe import CorpusBlock, ProbeBlock, Recipe, SamplingBlock, SteerBlock, 
 from .select import Candidates, SelectionSettings, SignedDirection, parse_direction
 from .select.strategy import NEEDS_DIRECTIONS, NEEDS_LIKELIHOOD
 from .stages import Run, Watcher
-from .steer.dose import check_metric
-from .steer.measure import ACCURACY
 from .steer.sweep import SweepSettings, load_tasks, sweep
+from .steer.sweep.dose import check_metric
+from .steer.sweep.measure import ACCURACY
 from .steer.vectors import direction_vector
 from .study import StudySettings, study
 from .train.settings import TrainingSettings, preset

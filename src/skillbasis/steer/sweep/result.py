@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..evaluate.tasks import Task
+from ...evaluate.tasks import Task
 from . import dose
 from .dose import RANDOM, in_percent, in_points
 from .measure import ACCURACY, Measurement
-from .sweep_plan import Setting, SweepSettings
+from .plan import Setting, SweepSettings
 
 Records = Sequence[Mapping[str, Any]]
 """What the workers wrote, in the order of the settings: a measurement each, and norms with the unsteered model's."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ...errors import UsageError
+from ..hooks import Scope, check_scope
+from ..vectors import SteeringVector, random_vector
 from .dose import RANDOM
-from .hooks import Scope, check_scope
 from .measure import ACCURACY, TARGET, parse_target
-from .vectors import SteeringVector, random_vector
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import statistics
-from ..errors import UsageError, nearest
+from ... import statistics
+from ...errors import UsageError, nearest
 from .measure import TARGET, Measurement
 
 RANDOM = "random"

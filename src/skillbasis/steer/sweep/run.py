@@ -13,24 +13,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import statistics
-from ..artifact import building, fingerprint, is_current, read_json, write_json, write_text
-from ..engine import map_jobs, n_cores
-from ..errors import SkillbasisError, UsageError
-from ..evaluate.generate import SamplingSettings
-from ..evaluate.run import answer_task
-from ..evaluate.tasks import Task, load_task
-from ..lm import LanguageModel, load_model
-from .damage import Baseline, prepare, text_damage
+from ... import statistics
+from ...artifact import building, fingerprint, is_current, read_json, write_json, write_text
+from ...engine import map_jobs, n_cores
+from ...errors import SkillbasisError, UsageError
+from ...evaluate.generate import SamplingSettings
+from ...evaluate.run import answer_task
+from ...evaluate.tasks import Task, load_task
+from ...lm import LanguageModel, load_model
+from ..damage import Baseline, prepare, text_damage
+from ..hooks import steer
+from ..norms import Rows, residual_norms
+from ..vectors import SteeringVector
 from .dose import check_metric
-from .hooks import steer
 from .measure import ACCURACY, Measurement, measure, parse_target
-from .norms import Rows, residual_norms
-from .sweep_plan import UNSTEERED, Setting, SweepSettings, plan_controls, plan_points, steered_blocks
-from .sweep_result import markdown, summarise, with_test
-from .vectors import SteeringVector
-
-__all__ = ["SweepSettings", "load_tasks", "sweep"]
+from .plan import UNSTEERED, Setting, SweepSettings, plan_controls, plan_points, steered_blocks
+from .result import markdown, summarise, with_test
 
 KIND = "steering"
 

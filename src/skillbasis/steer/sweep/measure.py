@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import statistics
-from ..errors import UsageError
-from ..evaluate.tasks import Task
+from ... import statistics
+from ...errors import UsageError
+from ...evaluate.tasks import Task
 
 ACCURACY = "accuracy"
 TARGET = "target"

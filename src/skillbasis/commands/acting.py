@@ -134,8 +134,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many problems.")] = None,
     seed: Seed = 0,
     backend: Annotated[str, typer.Option(help="hf.")] = "hf",
-    steer: Annotated[str | None, typer.Option("--steer", help="BASIS:DIRECTION:ALPHA, such as basis:3+:0.5.")] = None,
-    steer_scope: Annotated[str, typer.Option(help="all, prompt, last-prompt or generated.")] = "all",
+    steer: Annotated[
+        str | None, typer.Option("--steer", help="BASIS:DIRECTION:ALPHA, or VECTOR.safetensors:ALPHA.")
+    ] = None,
+    steer_scope: Annotated[str, typer.Option(help="all, prompt, last-prompt, generated or from:N.")] = "all",
     steer_unit: Annotated[str, typer.Option(help="raw, std or relative.")] = "raw",
     dtype: Dtype = "auto",
 ) -> None:

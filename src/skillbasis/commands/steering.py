@@ -169,7 +169,7 @@ def easysteer(
     unit: UnitOption = "raw",
     blocks: Blocks = None,
     increments: IncrementsOption = "accumulate",
-    scope: Annotated[str, typer.Option(help="all, prompt, last-prompt or generated.")] = "all",
+    scope: Annotated[str, typer.Option(help="all, prompt, last-prompt, generated or from:N.")] = "all",
     calibrate: Calibrate = None,
     calibration_rows: CalibrationRows = 200,
     dtype: Dtype = "auto",

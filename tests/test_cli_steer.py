@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from skillbasis.basis import SkillBasis
 from skillbasis.lm import load_model
 from skillbasis.steer import SteeringVector, direction_vector
 from skillbasis.steer.formats import from_gguf
+from skillbasis.world.assets import reasoner_path
 
 torch.set_num_threads(1)
 
@@ -33,6 +36,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done("evaluate", *answers, "--out", folder / "answers")
     done("steer", "bake", "--model", "embedded", "--basis", folder / "basis", "--direction", "1-", "--alpha", "4",
          "--out", folder / "baked")  # fmt: skip
+    done("steer", "vectors", "--basis", folder / "basis", "--direction", "0+", "--out", folder / "v.safetensors")
+    shutil.copytree(reasoner_path(), folder / "quantised")
+    config = json.loads((folder / "quantised" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "quantised" / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -105,8 +113,6 @@ def test_a_baked_checkpoint_is_verified_and_audited(work: Path) -> None:
 
 
 def test_a_tampered_checkpoint_fails(work: Path, tmp_path: Path) -> None:
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(work / "baked", tmp_path / "baked")
@@ -135,6 +141,7 @@ def test_easysteer_gets_its_scope(work: Path, tmp_path: Path) -> None:
 
 
 BAKE = "bake --model embedded --out {new} --basis {work}/basis"
+EXPORT = "gguf --out {new}.gguf --basis {work}/basis "
 REFUSED = {
     BAKE: (2, r"say which direction of the basis, with --direction"),
     BAKE + " --direction 9+": (2, r"direction 9 does not exist; the basis has 0 to 3"),
@@ -146,7 +153,15 @@ REFUSED = {
     BAKE + " --direction 1+ --blocks all": (2, r"--blocks 'all' is no list of block ids"),
     BAKE + " --direction 1+ --increments half": (2, r"unknown increments 'half'"),
     BAKE + " --direction 1+ --vector {work}/none.safetensors": (2, r"say what to steer along"),
-    "bake --model {qwen3} --out {new} --basis {work}/basis --direction 0+": (1, r"the basis was found on model 'embed"),
+    "bake --model {qwen3} --out {new} --basis {work}/basis --direction 0+": (2, r"cannot carry a vector in the bias"),
+    "bake --model {llama} --out {new} --basis {work}/basis --direction 0+": (1, r"d0\+ was made for model 'embedded'"),
+    "bake --model {quantised} --out {new} --basis {work}/basis --direction 0+": (2, r"is quantised, .* give the check"),
+    EXPORT + "--direction 0+ --alpha 1e39": (2, r"d0\+ at alpha 1e\+39 is too large for float32; use a smaller alpha"),
+    EXPORT + "--direction 0+ --alpha 1e38 --model {llama}": (1, r"the basis was found on model 'embedded'"),
+    "gguf --out {new}.gguf --vector {vector} --model {llama}": (1, r"was made for model 'embedded' .*, not for"),
+    "vectors --out {new}.safetensors --basis {work}/basis --direction 0+ --alpha 1e39": (2, r"too large for float32"),
+    "vectors --out {new}.safetensors --basis {work}/basis --direction 0+ --alpha 0": (2, r"adds nothing"),
+    "easysteer --out {new} --basis {work}/basis --direction 0+ --alpha 1e39": (2, r"too large for float32"),
     "bake --model embedded --out {new} --vector {work}/none.safetensors": (2, r"there is no steering vector at"),
     "verify {work}/basis": (2, r"basis"),
     "audit {work}/baked --base {qwen3}": (2, r"hidden"),
@@ -161,11 +176,10 @@ REFUSED = {
 
 @pytest.mark.parametrize(("command", "code", "message"), [(c, *expected) for c, expected in REFUSED.items()])
 def test_a_refusal_leaves_nothing(
-    command: str, code: int, message: str, work: Path, tmp_path: Path, model_path: object
+    command: str, code: int, message: str, work: Path, tmp_path: Path, model_path: Callable[..., Path]
 ) -> None:
-    paths = {"work": work, "new": tmp_path / "new"}
-    if "{qwen3}" in command:
-        paths["qwen3"] = model_path("qwen3")  # type: ignore[operator]
+    paths = {"work": work, "new": tmp_path / "new", "vector": work / "v.safetensors", "quantised": work / "quantised"}
+    paths |= {name: model_path(name) for name in ("qwen3", "llama") if f"{{{name}}}" in command}
     result = skillbasis("steer", *(word.format(**paths) for word in command.split()))
     assert (result.code, result.out) == (code, ""), result.err
     assert re.fullmatch(r"error: [^\n]+\n", result.err) and re.search(message, result.err), result.err

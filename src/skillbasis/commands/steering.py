@@ -56,13 +56,15 @@ def vectors(
     dtype: Dtype = "auto",
 ) -> None:
     """Make a steering vector: a direction, a sum of directions, or one from the model's own answers or from rows."""
+    from ..steer.verify import check_strength
+
     check_file(out)
     sources = {"--basis": basis, "--success": success, "--gradient": gradient, "--difference": difference}
     given = [name for name, value in sources.items() if value is not None]
     if len(given) != 1:
         raise UsageError(f"give one of {', '.join(sources)} to make a vector from, not {' and '.join(given) or 'none'}")
     options: dict[str, Any] = {"unit": unit, "blocks": read_blocks(blocks), "increments": increments}
-    lm: Any = open_model(model, dtype) if model is not None else None
+    lm: Any = load_language_model(model, dtype) if model is not None else None
     if given[0] in ("--success", "--gradient") and lm is None:
         raise UsageError(f"{given[0]} reads the model's states at its own answers; give --model too")
     if basis is not None:
@@ -92,8 +94,9 @@ def vectors(
         name = f"{plus.stem} against {minus.stem if minus else 'all'}"
         other = _ids(minus) if minus else None
         vector = mean_difference(ActivationStore.open(difference), _ids(plus), other, name=name, **options)
-    vector = _calibrated(vector, lm, calibrate, calibration_rows)
-    vector = _times(vector, alpha)
+    vector = _calibrated(vector, lm, calibrate, calibration_rows).scaled(alpha)
+    if lm is not None:
+        check_strength(lm, vector, 1.0)
     vector.save(out)
     norms = ", ".join(f"{block}: {norm:.4g}" for block, norm in zip(vector.block_ids, vector.norms, strict=True))
     print(f"{out}: {vector.name}, unit {vector.unit}; alpha 1 adds by block {norms}")
@@ -119,7 +122,11 @@ def bake(
     from ..steer.bake import bake as run_bake
     from ..steer.verify import describe
 
-    chosen = _requested(basis, direction, vector, unit, blocks, increments, model, calibrate, calibration_rows, dtype)
+    lm = (
+        load_language_model(model, dtype) if calibrate is not None else None
+    )  # bake opens it itself, and checks the vector
+    chosen = _requested(basis, direction, vector, unit, blocks, increments, lm, calibrate, calibration_rows)
+    del lm
     record = run_bake(model, chosen, alpha, out, dtype=dtype, merge=merge, overwrite=overwrite)
     print(f"{out}: {chosen.name} at alpha {alpha:g}; {describe(record['verification'])}")
 
@@ -152,9 +159,13 @@ def gguf(
 ) -> None:
     """Write a control vector for llama.cpp (repeng and EasySteer read it too); alpha is folded in."""
     from ..steer.formats import to_gguf
+    from ..steer.verify import check_strength
 
     check_file(out)
-    chosen = _requested(basis, direction, vector, unit, blocks, increments, model, calibrate, calibration_rows, dtype)
+    lm = load_language_model(model, dtype) if model is not None else None
+    chosen = _requested(basis, direction, vector, unit, blocks, increments, lm, calibrate, calibration_rows)
+    if lm is not None:
+        check_strength(lm, chosen, alpha)
     _told(to_gguf(chosen, out, alpha=alpha))
     print(f"{out}: {chosen.name} at alpha {alpha:g}, added to all tokens at scale 1")
 
@@ -176,8 +187,12 @@ def easysteer(
 ) -> None:
     """Write a vector for EasySteer: the control vector and how it is to be applied."""
     from ..steer.formats import to_easysteer
+    from ..steer.verify import check_strength
 
-    chosen = _requested(basis, direction, vector, unit, blocks, increments, model, calibrate, calibration_rows, dtype)
+    lm = load_language_model(model, dtype) if model is not None else None
+    chosen = _requested(basis, direction, vector, unit, blocks, increments, lm, calibrate, calibration_rows)
+    if lm is not None:
+        check_strength(lm, chosen, alpha)
     _told(to_easysteer(chosen, out, alpha=alpha, scope=scope))
     print(f"{out}: {chosen.name} at alpha {alpha:g}, scope {scope}")
 
@@ -209,17 +224,15 @@ def _requested(
     unit: str,
     blocks: str | None,
     increments: str,
-    model: str | None,
+    lm: Any,
     calibrate: str | None,
     calibration_rows: int,
-    dtype: str,
 ) -> Any:
     """The vector that the options of a command name, in a unit that a constant carrier can hold."""
     from ..steer import SteeringVector
 
     if (basis is None) == (file is None):
         raise UsageError("say what to steer along: --basis with --direction, or --vector")
-    lm = open_model(model, dtype) if model is not None and (calibrate is not None or file is None) else None
     if file is not None:
         if (direction, blocks) != (None, None):
             raise UsageError("a --vector is taken as it is; leave out --direction and --blocks")
@@ -260,18 +273,6 @@ def _calibrated(vector: Any, lm: Any, corpus: str | None, n_rows: int) -> Any:
     return vector.calibrated(residual_norms(lm, pairs, vector.block_ids))
 
 
-def _times(vector: Any, alpha: float) -> Any:
-    """Folds a strength into a vector."""
-    import math
-    from dataclasses import replace
-
-    if not math.isfinite(alpha) or alpha == 0:
-        raise UsageError(f"alpha must be a finite number other than 0, not {alpha}")
-    if alpha == 1:
-        return vector
-    return replace(vector, values=vector.values * alpha, origin={**vector.origin, "alpha_folded_in": alpha})
-
-
 def read_blocks(text: str | None) -> list[int] | None:
     """Block ids; whether a basis has them is for the vector's maker to say."""
     from ..lm import parse_layers
@@ -292,7 +293,7 @@ def _ids(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def open_model(model: str, dtype: str) -> Any:
+def load_language_model(model: str, dtype: str) -> Any:
     from ..lm import load_model
 
     return load_model(model, dtype=dtype)

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import UsageError
 from .options import Dtype, MaxTokens, Model, Out, Rollouts, Seed, Temperature, Workers
-from .steering import Blocks, IncrementsOption, OptionalBasis, open_model, read_blocks, vector_of
+from .steering import Blocks, IncrementsOption, OptionalBasis, load_language_model, read_blocks, vector_of
 
 
 def sweep(
@@ -64,7 +64,7 @@ def sweep(
         seed=seed,
     )
     rows = load_corpus(held_out, limit=held_out_rows, shuffle_seed=0).rows if held_out else None
-    lm = open_model(model, dtype)
+    lm = load_language_model(model, dtype)
     options: dict[str, Any] = {"unit": unit, "blocks": read_blocks(blocks), "increments": increments}
     vectors = _swept(basis, direction, vector, lm, options)
     with progress("steer") as tick:

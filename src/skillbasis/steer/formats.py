@@ -8,7 +8,6 @@ is then 1. `bake.py` writes a vector into a checkpoint instead.
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -194,12 +193,7 @@ def _constant_slices(vector: SteeringVector, alpha: float) -> dict[int, np.ndarr
             "carry a constant; calibrate it first (--calibrate CORPUS, or "
             "SteeringVector.calibrated), or take the unit raw or std"
         )
-    if not math.isfinite(alpha):
-        raise UsageError(f"alpha must be a finite number, not {alpha}")
-    scaled = vector.values.astype(np.float32) * np.float32(alpha)
-    if not scaled.any():
-        raise UsageError(f"{vector.name} at alpha {alpha} adds nothing; give another alpha")
-    return dict(zip(vector.block_ids, scaled, strict=True))
+    return dict(zip(vector.block_ids, vector.scaled(alpha).values, strict=True))
 
 
 def _write(

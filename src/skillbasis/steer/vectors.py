@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,6 +66,24 @@ class SteeringVector:
                     f"({key} {self.model[key]}), not for {lm.name!r} ({key} {lm.identity[key]}); give that model, or "
                     "make the vector anew on this one"
                 )
+
+    def scaled(self, alpha: float) -> SteeringVector:
+        """The vector with a strength folded in: what alpha added is what 1 adds now.
+
+        Raises: UsageError: alpha is not finite, or nothing that float32 can hold is left (zero, or too large).
+        """
+        if not math.isfinite(alpha):
+            raise UsageError(f"alpha must be a finite number, not {alpha}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self.values.astype(np.float32) * np.float32(alpha)  # as the hooks add it
+        if not np.isfinite(values).all():
+            raise UsageError(f"{self.name} at alpha {alpha:g} is too large for float32; use a smaller alpha")
+        if not values.any():
+            raise UsageError(f"{self.name} at alpha {alpha} adds nothing; give another alpha")
+        if alpha == 1:
+            return self
+        folded = alpha * float(self.origin.get("alpha_folded_in", 1.0))
+        return replace(self, values=values, origin={**self.origin, "alpha_folded_in": folded})
 
     def calibrated(self, residual_norms: Mapping[int, float]) -> SteeringVector:
         """The `relative` vector as a constant one, for carriers that cannot see the stream they add to.

@@ -94,12 +94,7 @@ def reference(lm: LanguageModel, vector: SteeringVector, alpha: float, saved: st
             f"the logits of {lm.name!r} are not finite even unsteered, so nothing can be compared; repair the model, "
             "or compare with --dtype float32"
         )
-    with steer(lm, vector, alpha):
-        steered = _logits(lm, sequences)
-    if not bool(steered.isfinite().all()):
-        raise UsageError(
-            f"steered by {vector.name} at alpha {alpha:g} the logits of {lm.name!r} are not finite; use a smaller alpha"
-        )
+    steered = _steered_logits(lm, vector, alpha, sequences)
     dtype = str(lm.model.dtype).removeprefix("torch.")
     result = Reference(lm.name, lm.tokenizer_fingerprint, dtype, sequences, plain, steered)
     tolerance = Tolerance.of(dtype, saved)
@@ -111,6 +106,26 @@ def reference(lm: LanguageModel, vector: SteeringVector, alpha: float, saved: st
             "alpha or --dtype float32"
         )
     return result
+
+
+def check_strength(lm: LanguageModel, vector: SteeringVector, alpha: float) -> None:
+    """Refuses a vector of another model, or a strength at which the model breaks, before it is written anywhere.
+
+    Raises: ArtifactError: the vector belongs to another model. UsageError: the logits are not finite.
+    """
+    _steered_logits(lm, vector, alpha, _sequences(lm))
+
+
+def _steered_logits(
+    lm: LanguageModel, vector: SteeringVector, alpha: float, sequences: list[list[int]]
+) -> torch.Tensor:
+    with steer(lm, vector, alpha):
+        steered = _logits(lm, sequences)
+    if not bool(steered.isfinite().all()):
+        raise UsageError(
+            f"steered by {vector.name} at alpha {alpha:g} the logits of {lm.name!r} are not finite; use a smaller alpha"
+        )
+    return steered
 
 
 def compare(original: Reference, baked: LanguageModel, saved: str) -> dict[str, Any]:

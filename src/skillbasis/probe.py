@@ -119,11 +119,11 @@ def probe(
         source = {"corpus_fingerprint": corpus.fingerprint, "scores": array_fingerprint(candidates.scores.values)}
         source |= {"selection": asdict(candidates.settings)}
     signed = list(directions or [(k, sign) for k in range(n_directions) for sign in ("+", "-")])
-    out, kept = Path(out), {"model"} | ({"training", "trainer"} if settings.kind == "steer" else set())
+    out, left_out = Path(out), {"model"} | ({"training", "trainer"} if settings.kind == "steer" else set())
     inputs = {
         "settings": settings.used,
         "directions": [name_of(direction) for direction in signed],
-        "cells": {key: value for key, value in asdict(cells).items() if key not in kept},
+        "cells": {key: value for key, value in asdict(cells).items() if key not in left_out},
         "weights_fingerprint": base_fingerprint,
     } | source
     if is_current(out, KIND, inputs):

@@ -75,7 +75,7 @@ def main() -> None:
     arms = sorted({cell.name.split("/")[0] for cell in cells})
     sampling = SamplingSettings(rollouts=4, temperature=0.8, max_tokens=64)
     shared = CellSettings(
-        model, "auto", "embedded:validation", Asking(), options.problems, sampling, preset("embedded"), "lean"
+        model, "auto", ("embedded:validation",), Asking(), options.problems, sampling, preset("embedded"), "lean"
     )
     results = run_cells(work / "cells", cells, shared, lm.weights_fingerprint)
     values = {arm: np.stack([results[f"{arm}/{seed}"].pass_at_k(1) for seed in range(options.seeds)]) for arm in arms}

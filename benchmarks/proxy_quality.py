@@ -69,7 +69,7 @@ def main() -> None:
 
     def shared(task: str, block: Any) -> CellSettings:
         sampling, training = sampling_settings(block, recipe.seed), training_settings(recipe.training)
-        settings = (recipe.model, recipe.dtype, task, recipe.asking, options.problems, sampling, training)
+        settings = (recipe.model, recipe.dtype, (task,), recipe.asking, options.problems, sampling, training)
         return CellSettings(*settings, "lean")
 
     settings = ProbeSettings(n_rows=n_rows, alpha=options.alpha, scope=options.scope, seed=recipe.seed)
@@ -125,7 +125,7 @@ def main() -> None:
         "full": {
             "budget": budget,
             "n_seeds": options.seeds,
-            "task": test.task,
+            "task": test.tasks[0],
             "seconds": full_seconds,
             "pass@1": {name: values.mean(axis=1).tolist() for name, values in full.items()},
             "failed": failed,
@@ -138,7 +138,7 @@ def main() -> None:
     for kind, make in cheap.items():
         values, seconds, failed = measure(kind, make, options.proxy_seeds, validation)
         record["proxies"][kind] = {
-            "task": validation.task,
+            "task": validation.tasks[0],
             "n_seeds": options.proxy_seeds,
             **({"n_rows": n_rows} if kind == "pilot" else {"alpha": options.alpha, "unit": steered.unit}),
             **({} if kind == "pilot" else {"scope": options.scope}),

@@ -29,6 +29,7 @@ POOLINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean": lambda states: states.mean(axis=1),
     "last": lambda states: states[:, -1],
     "max": lambda states: states.max(axis=1),
+    "weighted": lambda states: np.average(states, axis=1, weights=np.arange(1, states.shape[1] + 1)),
 }
 
 
@@ -73,7 +74,7 @@ def test_padded_batches_are_what_single_rows_give(family: str, chat: bool, loade
     for pooling, pool in POOLINGS.items():
         for span in ("all", "prompt", "response"):
             truth = np.stack([pool(states[span]) for states in expected])  # (rows, blocks, hidden)
-            for batch_tokens in (150, 1, 100_000) if pooling == "mean" and span == "all" else (150,):
+            for batch_tokens in (150, 1, 100_000) if pooling in ("mean", "weighted") and span == "all" else (150,):
                 values = read(lm, as_rows(ROWS), pooling, span, batch_tokens)
                 assert values.shape == (len(ROWS), N_BLOCKS, HIDDEN)
                 assert values.dtype == np.float32
@@ -209,6 +210,9 @@ def test_padding_that_is_nan_or_infinite_never_enters() -> None:
         "mean": torch.stack([row.mean(dim=0) for row in rows]),
         "last": torch.stack([row[-1] for row in rows]),
         "max": torch.stack([row.amax(dim=0) for row in rows]),
+        "weighted": torch.stack(
+            [sum((t + 1) * row[t] for t in range(len(row))) / sum(range(1, len(row) + 1)) for row in rows]
+        ),
     }
     for pooling, truth in expected.items():
         torch.testing.assert_close(pool_tokens(dirty, mask, pooling), truth)  # type: ignore[arg-type]
@@ -221,6 +225,27 @@ def test_means_of_bfloat16_are_summed_in_float32() -> None:
     mask = torch.ones(1, 1000, dtype=torch.bool)
     # bfloat16 has 8 bits: a sum in it would stop growing at 256.
     torch.testing.assert_close(pool_tokens(hidden, mask, "mean"), torch.full((1, 2), 1.0078125), rtol=1e-5, atol=0)
+
+
+def test_weighted_means_by_hand() -> None:
+    import torch
+
+    hidden = torch.tensor([[[9.0], [1.0], [5.0], [2.0], [9.0]], [[9.0], [9.0], [9.0], [9.0], [4.0]]])
+    mask = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 1]], dtype=torch.bool)
+    # Places count marked tokens only: (1 * 1 + 2 * 2) / 3, and one token is its own mean.
+    torch.testing.assert_close(pool_tokens(hidden, mask, "weighted"), torch.tensor([[5 / 3], [4.0]]))
+
+
+def test_weighted_means_of_long_rows_are_summed_in_float32() -> None:
+    import torch
+
+    n = 8000
+    states = torch.linspace(-1, 3, n, dtype=torch.float64).to(torch.bfloat16)[None, :, None]
+    weights = torch.arange(1, n + 1, dtype=torch.float64)
+    truth = (weights @ states[0].double() / weights.sum())[None]  # 8000 * 8001 / 2 is above 2^24: not whole in float32
+    result = pool_tokens(states, torch.ones(1, n, dtype=torch.bool), "weighted")
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), truth, rtol=1e-5, atol=0)
 
 
 def test_a_padding_token_outside_the_model_does_no_harm(loaded: Loaded) -> None:

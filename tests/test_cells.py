@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from conftest import kill_this_process
+from dying import DyingWorker, StillbornWorker
 from skillbasis import cells as module
 from skillbasis.artifact import read_json
 from skillbasis.cells import Cell, CellResult, CellSettings, Steering, run_cells
+from skillbasis.engine import WorkerKilledError
 from skillbasis.errors import SkillbasisError, UsageError
 from skillbasis.evaluate.run import answer_task
 from skillbasis.evaluate.sampler import SamplingSettings
@@ -26,7 +28,7 @@ from skillbasis.train.settings import preset
 torch.set_num_threads(1)
 SAMPLING = SamplingSettings(rollouts=2, temperature=0.8, max_tokens=24)
 SETTINGS = CellSettings(
-    "embedded", "auto", "embedded:validation", Asking(), 6, SAMPLING, replace(preset("embedded"), epochs=1), "lean"
+    "embedded", "auto", ("embedded:validation",), Asking(), 6, SAMPLING, replace(preset("embedded"), epochs=1), "lean"
 )
 ROWS = [([{"role": "user", "content": f"{i} + {i} ="}], f" {i + i}") for i in range(8)]
 
@@ -66,7 +68,7 @@ def test_a_cell_depends_on_its_vector_and_not_on_training_it_does_not_do(
     lm: LanguageModel, vector: SteeringVector
 ) -> None:
     def inputs(cell: Cell, settings: CellSettings = SETTINGS) -> dict[str, Any]:
-        return module._inputs(cell, settings, load_task("embedded:validation", limit=6), lm.weights_fingerprint)
+        return module._inputs(cell, settings, [load_task("embedded:validation", limit=6)], lm.weights_fingerprint)
 
     steered = Cell("c", None, 0, 0, Steering(vector, 0.3, "all"))
     known = inputs(steered)
@@ -79,7 +81,7 @@ def test_a_cell_depends_on_its_vector_and_not_on_training_it_does_not_do(
     ]
     assert all(inputs(replace(steered, steering=change)) != known for change in changes)
     assert inputs(replace(steered, sampling_seed=1)) != known
-    other = module._inputs(steered, SETTINGS, load_task("embedded:validation", limit=5), lm.weights_fingerprint)
+    other = module._inputs(steered, SETTINGS, [load_task("embedded:validation", limit=5)], lm.weights_fingerprint)
     assert other != known, "the problems count, not the name of their task"
     longer = replace(SETTINGS, training=replace(SETTINGS.training, epochs=3))
     trained = Cell("c", ROWS, 0, 0)
@@ -116,6 +118,111 @@ def test_a_failed_cell_is_named_and_the_others_go_on(tmp_path: Path, lm: Languag
     assert told == [("foreign", 1, 3), ("broken", 2, 3), ("base", 3, 3)]
     with pytest.raises(SkillbasisError, match="cell broken failed: .*NaN"):
         found["broken"].pass_at_k(1)
+
+
+def test_one_fine_tune_answers_every_task(tmp_path: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+    train = module._CellWorker._train
+
+    def watched(self: Any, cell: Cell, work: Path) -> Any:
+        trained.append(cell.name)
+        return train(self, cell, work)
+
+    monkeypatch.setattr(module._CellWorker, "_train", watched)
+    both = replace(SETTINGS, tasks=("embedded:validation", "embedded"), n_problems=4)
+    cell = Cell("c", ROWS, 0, 3)
+    found = run_cells(tmp_path / "both", [cell], both, lm.weights_fingerprint, n_workers=1)["c"]
+    assert trained == ["c"] and list(found.results) == ["embedded:validation", "embedded:test"]
+    assert found.result is found.results["embedded:validation"]
+    for name, result in found.results.items():
+        alone = replace(both, tasks=(name,))
+        expected = run_cells(tmp_path / name, [cell], alone, lm.weights_fingerprint, n_workers=1)["c"].result
+        assert expected is not None
+        np.testing.assert_array_equal(result.n_tokens, expected.n_tokens)
+        np.testing.assert_array_equal(result.correct, expected.correct)
+    again = run_cells(tmp_path / "both", [cell], both, lm.weights_fingerprint, n_workers=1)["c"]
+    assert len(trained) == 3 and list(again.results) == list(found.results)
+    lengths = [len(lm.tokenizer(f"{i} + {i} =\n {i + i}")["input_ids"]) + 1 for i in range(8)]
+    assert again.n_training_tokens == sum(lengths)
+    assert 0 < again.training_seconds < again.seconds
+    changed = replace(both, tasks=("embedded", "embedded:validation"), n_problems=3)
+    tasks = both.load_tasks()
+    assert module._inputs(cell, both, tasks, "w") != module._inputs(cell, changed, changed.load_tasks(), "w")
+
+
+def test_tasks_that_cannot_be_meant(tmp_path: Path) -> None:
+    assert replace(SETTINGS, tasks="embedded").tasks == ("embedded",)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="there is no task to answer"):
+        replace(SETTINGS, tasks=())
+    twice = replace(SETTINGS, tasks=("embedded", "embedded:test"))
+    with pytest.raises(UsageError, match="different names, got embedded:test, embedded:test"):
+        run_cells(tmp_path, [Cell("c", None, 0, 0)], twice, "w", n_workers=1)
+
+
+def test_a_training_that_diverges_is_a_hole_with_its_time(tmp_path: Path, lm: LanguageModel) -> None:
+    training = replace(SETTINGS.training, learning_rate=1e30, epochs=3, batch_size=4, micro_batch_size=4)
+    diverging, told = replace(SETTINGS, training=training), []
+    cells = [Cell("bad", ROWS, 0, 0), Cell("base", None, 0, 0)]
+    found = run_cells(
+        *(tmp_path, cells, diverging, lm.weights_fingerprint),
+        n_workers=1,
+        on_cell=lambda cell, done, n: told.append((cell.name, done, n)),
+    )
+    assert (found["bad"].reason or "").startswith("training diverged: the loss is nan at step")
+    assert found["bad"].seconds > 0 and found["bad"].results == {} and found["base"].results
+    assert told == [("bad", 1, 2), ("base", 2, 2)] and not (tmp_path / "bad").exists()
+    with pytest.raises(SkillbasisError, match="cell bad failed: training diverged"):
+        found["bad"].pass_at_k(1)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to\nallocate 2 GiB."),
+            "out of memory; lower micro_batch_size",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            "out of memory; lower micro_batch_size",
+        ),
+        (MemoryError(), "out of memory; lower micro_batch_size"),
+        (RuntimeError("shapes\n do not fit"), "shapes do not fit"),
+    ],
+)
+def test_memory_that_runs_out_is_a_hole_that_says_so(
+    tmp_path: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "fine_tune_in_memory", fail)
+    found = run(tmp_path, lm, Cell("big", ROWS, 0, 0), Cell("base", None, 0, 0))
+    assert (found["big"].reason or "").startswith(reason) and found["base"].results
+    assert "\n" not in (found["big"].reason or "")
+
+
+def test_a_defect_is_no_hole(tmp_path: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(module, "fine_tune_in_memory", fail)
+    with pytest.raises(KeyError, match="a defect") as caught:
+        run(tmp_path, lm, Cell("c", ROWS, 0, 0))
+    assert caught.value.__notes__ == ["in cell c"]
+
+
+def test_a_killed_worker_costs_only_the_cell_it_dies_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CellWorker", DyingWorker)
+    jobs = [(Cell(name, None, 0, 0), tmp_path / name, {}) for name in ("a", "greedy", "b", "c", "d")]
+    found = {job[0].name: outcome for job, outcome in module._side_by_side(jobs, SETTINGS, 2)}
+    assert sorted(found) == ["a", "b", "c", "d", "greedy"]
+    (failure,) = [outcome for outcome in found.values() if outcome is not None]
+    assert failure is found["greedy"] and isinstance(failure, module._Failure)
+    assert failure.reason.startswith("its process was killed, probably for want of memory; lower")
+    monkeypatch.setattr(module, "_CellWorker", StillbornWorker)
+    with pytest.raises(WorkerKilledError, match="a worker process ended without a result"):
+        list(module._side_by_side(jobs[2:], SETTINGS, 2))
 
 
 def test_finished_cells_are_kept_after_a_kill(

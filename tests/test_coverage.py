@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from skillbasis.basis import Scores
+from skillbasis.corpus import SelectedRow
 from skillbasis.errors import ArtifactError, UsageError
-from skillbasis.select import Candidates, coverage, select
+from skillbasis.evaluate.likelihood import Likelihood
+from skillbasis.select import Candidates, SelectionSettings, coverage, select
 from skillbasis.select.coverage import farthest_points
 
 
@@ -204,3 +207,71 @@ def test_coverage_needs_finite_scores() -> None:
     values[7, 2] = np.nan
     with pytest.raises(ArtifactError, match="row 'r007' has a score that is not finite; score the corpus again"):
         select(candidates(IDS, values), "coverage", 5, seed=0)
+
+
+# Coverage of the best
+
+QUALITY = np.random.default_rng(4).integers(0, 40, size=300).astype(float)  # ties
+
+
+def best_covered(
+    budget: int, quality: np.ndarray | None = QUALITY, nll: np.ndarray | None = None, share: float = 0.5
+) -> list[SelectedRow]:
+    known = candidates()
+    if nll is not None:
+        known = replace(known, likelihood=Likelihood(IDS, nll, nll, np.ones(300, dtype=np.int64)))
+    known = replace(known, given_quality=quality, settings=SelectionSettings(quality_share=share))
+    return coverage.covering_best_rows(known, budget, np.random.default_rng(0))
+
+
+def expected_of_best(badness: np.ndarray, n_best: int, budget: int) -> tuple[list[str], list[float]]:
+    kept = sorted(sorted(range(300), key=lambda i: (badness[i], IDS[i]))[:n_best])
+    whitened = (VALUES[:, :3] / VALUES[:, :3].std(axis=0))[kept]  # standard deviations of all, not of the best
+    chosen, distances = plain_loop(whitened, budget)
+    return [IDS[kept[i]] for i in chosen], distances
+
+
+def test_only_the_best_by_given_quality_are_covered() -> None:
+    rows = best_covered(20, nll=QUALITY)
+    ids, distances = expected_of_best(-QUALITY, 150, 20)
+    assert [row.id for row in rows] == ids and [row.rank for row in rows] == list(range(1, 21))
+    assert [row.score for row in rows] == [None, *distances[1:]]
+    assert rows[0].reason == "farthest from the mean, of the best 150 by quality"
+    assert {row.reason for row in rows[1:]} == {"farthest from the rows before, of the best 150 by quality"}
+    assert [row.id for row in rows] != [row.id for row in coverage.covering_rows(candidates(), 20, None)]  # type: ignore[arg-type]
+    assert [row.id for row in best_covered(20, share=1.0)] == expected_of_best(-QUALITY, 300, 20)[0]
+
+
+def test_the_best_are_the_likeliest_where_no_quality_is_given() -> None:
+    nll = np.random.default_rng(5).random(300)
+    nll[np.argsort(nll)[:10]] = np.nan  # nothing read: last, not first
+    rows = best_covered(20, None, nll, share=0.1)
+    assert [row.id for row in rows] == expected_of_best(np.where(np.isnan(nll), np.inf, nll), 30, 20)[0]
+    assert rows[0].reason == "farthest from the mean, of the best 30 by mean NLL"
+
+
+def test_a_budget_above_the_share_goes_on_with_the_next_best() -> None:
+    rows = best_covered(50, share=0.1)
+    assert [row.id for row in rows[:30]] == expected_of_best(-QUALITY, 30, 30)[0]
+    order = sorted(IDS, key=lambda row_id: (-QUALITY[IDS.index(row_id)], row_id))
+    assert [row.id for row in rows[30:]] == order[30:50] and [row.rank for row in rows] == list(range(1, 51))
+    assert {(row.score, row.reason) for row in rows[30:]} == {(None, "filled up: next best by quality")}
+    assert best_covered(40, share=0.1) == rows[:40], "a smaller budget gives the first rows of a larger one"
+    assert [row.id for row in best_covered(5, share=0.0)] == order[:5], "no share: the best alone"
+    assert len({row.id for row in best_covered(300)}) == 300
+
+
+def test_the_best_do_not_depend_on_the_order_of_the_candidates() -> None:
+    expected = best_covered(60, share=0.1)
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(300)
+        shuffled = replace(candidates([IDS[i] for i in order], VALUES[order]), given_quality=QUALITY[order])
+        shuffled = shuffled.with_settings(SelectionSettings(quality_share=0.1))
+        assert coverage.covering_best_rows(shuffled, 60, np.random.default_rng(seed)) == expected
+
+
+def test_the_best_need_a_quality_or_likelihoods_and_scores() -> None:
+    with pytest.raises(UsageError, match="needs likelihoods"):
+        best_covered(5, quality=None)
+    with pytest.raises(UsageError, match="needs scores"):
+        coverage.covering_best_rows(Candidates(IDS, [[]] * 300, given_quality=QUALITY), 5, np.random.default_rng(0))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from skillbasis.engine import map_jobs, n_cores
+from skillbasis.engine import WorkerKilledError, device_names, map_jobs, n_cores, worker_environment
 from skillbasis.errors import SkillbasisError, UsageError
 
 
@@ -89,8 +89,61 @@ def test_the_error_of_the_maker_comes_out_of_the_workers() -> None:
         list(map_jobs(make_nothing, ("no such model",), [1, 2], n_workers=2))
 
 
+def make_seer(_: str) -> Callable[[int], tuple[int, str | None]]:
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")  # as it is when the worker is made
+
+    def work(_job: int) -> tuple[int, str | None]:
+        time.sleep(0.3)  # long enough for the other worker to take a job
+        return os.getpid(), seen
+
+    return work
+
+
+def test_each_worker_is_pinned_to_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    results = [result for _, result in map_jobs(make_seer, ("",), list(range(12)), devices=["3", "5"])]
+    seen = dict(results)  # type: ignore[arg-type]
+    assert len(seen) == 2 and sorted(map(str, seen.values())) == ["3", "5"]
+    assert all(seen[pid] == device for pid, device in results)  # type: ignore[misc]
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5,7"
+
+
+def test_without_devices_workers_see_what_this_process_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    results = [result for _, result in map_jobs(make_seer, ("",), [0, 1], n_workers=2)]
+    assert {device for _, device in results} == {"3,5,7"}  # type: ignore[misc]
+
+
+def test_workers_take_devices_in_turn() -> None:
+    assert [worker_environment(i, ["3", "GPU-a"]) for i in range(3)] == [
+        {"CUDA_VISIBLE_DEVICES": device} for device in ("3", "GPU-a", "3")
+    ]
+    assert worker_environment(4, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("n_devices", "visible", "names"),
+    [
+        (0, None, []),
+        (2, None, ["0", "1"]),
+        (2, " ", ["0", "1"]),
+        (2, "3, 5", ["3", "5"]),
+        (1, "GPU-8a,9", ["GPU-8a"]),  # what follows an entry that does not exist is not seen
+        (0, "-1", []),
+    ],
+)
+def test_devices_are_named_as_this_process_names_them(n_devices: int, visible: str | None, names: list[str]) -> None:
+    assert device_names(n_devices, visible) == names
+
+
+def test_a_single_worker_apart_has_a_process_of_its_own() -> None:
+    ((_, (pid, _)),) = map_jobs(make_seer, ("",), [0], n_workers=1, apart=True)  # type: ignore[misc]
+    assert pid != os.getpid()
+    assert list(map_jobs(make_seer, ("",), [], apart=True)) == []
+
+
 def test_a_killed_worker_is_one_clear_error() -> None:
-    with pytest.raises(SkillbasisError, match="a worker process ended without a result.*fewer --workers"):
+    with pytest.raises(WorkerKilledError, match="a worker process ended without a result.*fewer --workers"):
         list(map_jobs(make_divider, (12,), [9, 1], n_workers=2))
 
 

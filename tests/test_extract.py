@@ -93,6 +93,24 @@ def test_a_long_row_is_cut_and_recorded(loaded: Loaded, make_corpus: MakeCorpus,
     assert pq.read_table(whole.path / "rows.parquet")["tokens"].to_pylist()[1] == CONTEXT
 
 
+def test_the_weighted_mean_of_the_last_block_weighs_what_is_left_of_a_cut_row(
+    loaded: Loaded, make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    """The vectors of RDS+; a cut row is weighed as if it ended where it is cut."""
+    lm, rows = loaded("llama"), [("So", "the answer is " * 200), ROWS[0]]
+    settings = ExtractionSettings(layers=str(len(lm.blocks) - 1), pooling="weighted", max_length=20)
+    store = extract(make_corpus(rows), lm, tmp_path / "acts", settings)
+    assert (store.block_ids, store.manifest["pooling"]) == ([len(lm.blocks) - 1], "weighted")
+    truth = []
+    for prompt, response in rows:
+        ids = lm.tokenizer(f"{prompt}\n{response}", add_special_tokens=False)["input_ids"][:19]  # and BOS
+        whole = lm.tokenizer.decode(ids)[len(prompt) + 1 :]
+        states = reference(lm, prompt, whole, chat=False)["all"][-1]
+        assert len(states) == 19
+        truth.append(sum((t + 1) * states[t] for t in range(19)) / (19 * 20 / 2))
+    np.testing.assert_allclose(store.to_numpy()[:, 0], truth, rtol=0, atol=1e-5 * np.abs(truth).max())
+
+
 def test_a_row_of_exactly_the_length_is_not_cut(loaded: Loaded, make_corpus: MakeCorpus, tmp_path: Path) -> None:
     lm = loaded("llama")
     (row,) = tokenize_rows(as_rows(ROWS[:1]), lm, "all", CONTEXT)
@@ -110,7 +128,7 @@ def test_an_empty_span_names_the_row(loaded: Loaded, make_corpus: MakeCorpus, tm
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("pooling", ["mean", "last", "max"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "max", "weighted"])
 def test_activations_that_are_not_finite_name_row_and_block(
     make_corpus: MakeCorpus, tmp_path: Path, value: float, pooling: Any
 ) -> None:
@@ -149,7 +167,7 @@ def test_weights_of_nan_are_reported_at_the_first_block(make_corpus: MakeCorpus,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pooling": "men"}, r"unknown pooling 'men' \(did you mean 'mean'\?\); allowed are mean, last, max"),
+        ({"pooling": "men"}, r"unknown pooling 'men' \(did you mean 'mean'\?\); allowed are mean, last, max, weighted"),
         ({"span": "answer"}, "unknown span 'answer'; allowed are all, prompt, response"),
         ({"max_length": 0}, "max_length must be at least 1, not 0"),
         ({"batch_tokens": -1}, "batch_tokens must be at least 1, not -1"),

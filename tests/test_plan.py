@@ -263,7 +263,7 @@ def test_as_many_cells_are_planned_as_are_run(
     values = np.random.default_rng(0).normal(size=(50, 3))
     norms = np.linalg.norm(values, axis=1) + 1
     candidates = Candidates.of(corpus, Scores(list(corpus.ids), values, norms, norms))
-    cells = CellSettings("m", "auto", "t", Asking(), None, SamplingSettings(), PRESETS["embedded"], "lean")
+    cells = CellSettings("m", "auto", ("embedded",), Asking(), None, SamplingSettings(), PRESETS["embedded"], "lean")
     ran: list[Cell] = []
 
     def stop(_out: Path, jobs: list[Cell], *_: Any, **__: Any) -> None:

@@ -32,7 +32,7 @@ SIGNED: list[SignedDirection] = [(0, "+"), (0, "-"), (1, "+"), (1, "-")]
 CELLS = CellSettings(
     "embedded",
     "auto",
-    "embedded:validation",
+    ("embedded:validation",),
     Asking(),
     4,
     SamplingSettings(rollouts=1, temperature=0.8, max_tokens=16),
@@ -82,12 +82,12 @@ def fake_cells(monkeypatch: pytest.MonkeyPatch, effects: dict[str, float], **opt
             key = name, int(number[0]) if number else 0
             shares = scorer([key])[key]
             if shares is None:
-                results[cell.name] = CellResult(cell.name, None, "training diverged", 0.0)
+                results[cell.name] = CellResult(cell.name, {}, "training diverged", 0.0)
             else:
                 correct = np.arange(4)[None, :] < np.rint(4 * shares)[:, None]
                 zeros, ids = np.zeros_like(correct), [str(i) for i in range(len(shares))]
                 result = TaskResult("t", ids, [None] * len(ids), correct, zeros.astype(int), zeros, {})
-                results[cell.name] = CellResult(cell.name, result, None, 2.0)
+                results[cell.name] = CellResult(cell.name, {"t": result}, None, 2.0)
             on_cell(results[cell.name], done, len(cells))
         return results
 

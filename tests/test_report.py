@@ -235,7 +235,7 @@ def test_the_whole_page(tmp_path: Path) -> None:
     assert not list(run.glob(".*.tmp"))
     page = Page(path.read_text(encoding="utf-8"))
     assert {*SECTIONS.values(), "making"} <= page.ids()
-    figures = {"study-arms", "study-paired", "probe", "steer-0", "steer-1", "scree", "scores"}
+    figures = {"study-arms", "study-paired-0", "study-paired-1", "probe", "steer-0", "steer-1", "scree", "scores"}
     assert {(attrs["data-figure"] or "")[5:] for _, attrs in page.tags if "data-figure" in attrs} == figures
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))  # a plot is drawn where its id is
@@ -313,7 +313,7 @@ def test_no_text_of_the_corpus_is_markup_or_script(tmp_path: Path) -> None:
     assert len(running) == 2 and running == calm.scripts[-2:]
     # Plotly reads markup in labels, so what it gets from the figures is escaped once more than JSON needs.
     figures = [text for text, kind in zip(evil.scripts, kinds, strict=True) if kind == "application/json"]
-    assert len(figures) == 8 and not re.search("[<>&]", "".join(figures))
+    assert len(figures) == 9 and not re.search("[<>&]", "".join(figures))
     labels = "".join(json.dumps(json.loads(text)) for text in figures)
     assert "&lt;script&gt;" in labels and "<script" not in labels
 
@@ -392,6 +392,18 @@ def test_headline_respects_the_correction(tmp_path: Path) -> None:
     text = headline_of(tmp_path, study)
     assert "excludes zero, but not after the correction" in text
     assert "no arm is separated from random at these seeds." in text
+
+
+def test_headline_asks_for_problems_and_seeds_too(tmp_path: Path) -> None:
+    study = fake_run()["study/summary.json"]
+    row = study["paired"][0] | {"verdict": "not separated", "problems": difference(0.048, 0.06)}
+    study["paired"] = [row]
+    text = headline_of(tmp_path, study)
+    assert "the interval over seeds excludes zero, but that over problems does not; no arm is separated" in text
+    study["seeds"], study["paired"] = [0], [row | {"verdict": None, "problems": difference(0.048, 0.022)}]
+    assert "but the variance between seeds is unknown; no arm is separated" in headline_of(tmp_path, study)
+    study["seeds"], study["paired"] = [0, 1], [row | {"verdict": "better", "problems": difference(0.048, 0.022)}]
+    assert "p = 0.004 after Holm: the interval excludes zero." in headline_of(tmp_path, study)
 
 
 def test_headline_reads_a_pair_recorded_the_other_way_round(tmp_path: Path) -> None:
@@ -490,6 +502,68 @@ def test_forest_plot_holds_the_numbers_of_the_study(tmp_path: Path) -> None:
     assert (arm.x[0], arm.error_x.array[0], arm.error_x.arrayminus[0]) == pytest.approx((41.2, 2.0, 2.0))
     dots = [trace for trace in marks if trace.error_x.array is None]
     assert list(dots[-1].x) == pytest.approx([40.5, 41.0, 42.1])
+
+
+def test_paired_forest_draws_both_intervals_and_the_verdict_of_each_arm(tmp_path: Path) -> None:
+    from skillbasis.report.charts import BLUE, MUTED, paired_forest
+
+    artifacts = fake_run()
+    study = artifacts["study/summary.json"]
+    study["paired"] = [
+        {"a": "directions", "b": "random", "metric": "pass@1", "verdict": "better", "problems": difference(0.048, 0.03)}
+        | difference(0.048, 0.022, 0.004),
+        {"a": "length", "b": "random", "metric": "pass@1", "verdict": "not separated"}  # its interval excludes zero
+        | {"problems": difference(0.048, 0.06)}
+        | difference(0.048, 0.022, 0.004),
+    ]
+    found = collect(write_run(tmp_path, artifacts)).study
+    assert found is not None and found.controls == ["random"]
+    figure = paired_forest(found, "random")
+    assert figure is not None
+    thin = [list(trace.x) for trace in figure.data if trace.mode == "lines" and trace.line.width == 1][1:]
+    assert thin == [pytest.approx([1.8, 7.8]), pytest.approx([-1.2, 10.8])]
+    marks = [trace for trace in figure.data if trace.error_x.array is not None]
+    assert [mark.error_x.array[0] for mark in marks] == pytest.approx([2.2, 2.2])
+    assert [mark.marker.color for mark in marks] == [BLUE, MUTED]
+    assert paired_forest(found, "low-nll") is None
+
+
+def test_a_study_of_several_tasks_shows_each(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    study = artifacts["study/summary.json"]
+    second = copy.deepcopy({key: study[key] for key in ("arms", "paired", "verdicts", "n_problems")})
+    second["verdicts"] = {"directions": "Worse on the second task."}
+    second["arms"]["directions"]["pass@1"] = estimate(0.123)
+    second["arms"]["directions"] |= {"training_tokens": 51234.0, "selection_seconds": 1.0, "training_seconds": 2.0}
+    second |= {"best_human": "base"}
+    first = {key: study[key] for key in second if key != "best_human"}
+    study |= {"tasks": {"embedded": first, "olympiad": second}, "budget_unit": "tokens"}
+    page = page_of(write_run(tmp_path, artifacts))
+    words = page.words().replace("\N{NO-BREAK SPACE}", " ")
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {"plot-study-arms", "plot-study-1-arms", "plot-study-1-paired-0", "plot-study-1-paired-1"} <= set(ids)
+    for text in ("Tasks embedded, olympiad", "Budget, tokens 400", "Verdicts on olympiad", "Worse on the second task.",
+                 "12.3 [10.3, 14.3]", "51,234", "selection 1.0 s, training 2.0 s"):  # fmt: skip
+        assert text in words, text
+    assert "Against base, the best human-skill arm" in words
+    assert "400 tokens each" in printed(tmp_path)
+
+
+def test_the_terminal_takes_the_verdict_against_random(tmp_path: Path) -> None:
+    """The sentence also speaks of the best human-skill arm; the word in the table does not."""
+    artifacts = fake_run()
+    study = artifacts["study/summary.json"]
+    sentence = (
+        "directions is not separated from random selection: +0.1. It is better than the best human-skill arm, x: +9."
+    )
+    study["verdicts"] = {"directions": sentence}
+    study["paired"][0]["verdict"] = "not separated"
+    row = printed(write_run(tmp_path, artifacts)).split("directions", 1)[1].split("\n")[0]
+    assert row.split()[-1] == "undecided"
+    study["paired"][0]["verdict"] = None
+    row = printed(write_run(tmp_path, artifacts), width=200).split("directions", 1)[1].split("\n")[0]
+    assert row.strip().endswith("directions is not separated from random selection")
 
 
 def test_dose_response_has_one_colour_per_direction_in_all_scopes(tmp_path: Path) -> None:

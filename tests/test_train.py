@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,10 @@ import torch
 from skillbasis.errors import SkillbasisError, UsageError
 from skillbasis.lm import LanguageModel, load_model, weights_fingerprint
 from skillbasis.train import PRESETS, LoraSettings, TrainingSettings, fine_tune, fine_tune_in_memory
+from skillbasis.train.adapters import lora_config, projections
 from skillbasis.train.loop import _batches, cosine_schedule, tokenize_examples
 from skillbasis.train.settings import preset
+from skillbasis.train.trl_run import _whole_batches
 from tiny import TEMPLATE, tiny_lm, user
 
 ROWS = [
@@ -388,3 +394,136 @@ def test_fine_tune_requests_that_cannot_be_meant(lm: LanguageModel, tmp_path: Pa
     with pytest.raises(UsageError, match="no rows"):
         fine_tune(lm, [], SETTINGS, tmp_path / "out")
     assert math.isfinite(loss_by_hand(lm, ROWS)) and not list(tmp_path.iterdir())
+
+
+# What a run is made of
+
+
+def test_presets_are_the_paper_s() -> None:
+    reasoning, safety = PRESETS["reasoning"], PRESETS["safety"]
+    assert (reasoning.learning_rate, reasoning.epochs, reasoning.warmup_fraction) == (5e-5, 1, 0.1)
+    assert (reasoning.micro_batch_size, reasoning.accumulation_steps(1)) == (2, 32)
+    assert (reasoning.max_length, reasoning.bf16, reasoning.lora) == (8000, True, None)
+    assert (safety.learning_rate, safety.lora) == (1e-4, LoraSettings(rank=16, alpha=32, dropout=0.05))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"rank": 0}, "rank of LoRA must be above 0"), ({"dropout": 1.0}, "below 1, not 1.0")]
+)
+def test_adapters_that_cannot_be_meant(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        LoraSettings(**change)
+
+
+SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        *((family, SEVEN) for family in ("llama", "mistral", "qwen2", "qwen3", "gemma2", "olmo2", "qwen2_moe")),
+        ("phi3", ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"]),
+        ("gpt2", ["c_attn", "c_fc", "c_proj"]),
+        ("gpt_neox", ["dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value"]),
+        ("mixtral", ["k_proj", "o_proj", "q_proj", "v_proj"]),
+    ],
+)
+def test_adapters_are_put_on_the_projections(loaded: Any, family: str, names: list[str]) -> None:
+    """On all of attention and MLP, on every block; on no router and not on the language-modelling head."""
+    import copy
+
+    from peft import get_peft_model
+
+    lm = loaded(family)
+    assert projections(lm) == names
+    adapted = get_peft_model(copy.deepcopy(lm.model), lora_config(lm, LoraSettings(rank=2, alpha=4)))
+    modules = [name for name, module in adapted.named_modules() if getattr(module, "lora_A", None)]
+    assert {name.rsplit(".", 1)[-1] for name in modules} == set(names)
+    per_block = [sum(f".{block}." in name for name in modules) for block in range(len(lm.blocks))]
+    assert len(set(per_block)) == 1 and sum(per_block) == len(modules)
+
+
+def test_rows_are_filled_up_to_whole_batches_without_loss(lm: LanguageModel) -> None:
+    examples = tokenize_examples(lm, ROWS[:5], 128)
+    data = _whole_batches(examples, 4, 0)
+    assert data["input_ids"] == [e.prompt_ids + e.response_ids for e in examples] + [[0]] * 3
+    assert data["labels"] == [[-100] * len(e.prompt_ids) + e.response_ids for e in examples] + [[-100]] * 3
+    assert len(_whole_batches(examples[:4], 4, 0)) == 4
+
+
+def test_fillers_teach_nothing(lm: LanguageModel, tmp_path: Path) -> None:
+    """Five rows in a batch of six: one step a whole epoch, as of five rows alone."""
+    settings = replace(SETTINGS, epochs=3)
+    out = fine_tune(lm, ROWS[:5], settings, tmp_path / "filled")
+    alone = fine_tune(lm, ROWS[:5], replace(settings, batch_size=5, micro_batch_size=5), tmp_path / "alone")
+    losses = [json.loads((path / "losses.json").read_text()) for path in (out, alone)]
+    assert len(losses[0]) == 3 and losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][0] == pytest.approx(loss_by_hand(lm, ROWS[:5]), rel=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2, alpha=4, dropout=0.1)])
+def test_in_place_trains_the_same_and_copies_nothing(saved: Path, tmp_path: Path, lora: LoraSettings | None) -> None:
+    settings = replace(SETTINGS, lora=lora)
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    one, other = load_model(saved, device="cpu"), load_model(saved, device="cpu")
+    before = state(one.model)
+    copied = fine_tune(one, ROWS, settings, tmp_path / "copied")
+    assert equal(before, state(one.model))
+    used = fine_tune(other, ROWS, settings, tmp_path / "used", in_place=True)
+    assert (used / name).read_bytes() == (copied / name).read_bytes()
+    assert not equal(before, state(other.model)), "it was not trained on a copy"
+
+
+def test_the_checkpoint_is_in_the_precision_of_the_base(saved: Path, tmp_path: Path) -> None:
+    """Trained in float32, or the steps would round away; saved in bfloat16, as the base was."""
+    from safetensors.torch import load_file
+
+    out = fine_tune(load_model(saved, dtype="bfloat16", device="cpu"), ROWS, SETTINGS, tmp_path / "out")
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    exact = load_model(saved, dtype="bfloat16", device="cpu")
+    exact.model.float()
+    whole = load_file(fine_tune(exact, ROWS, SETTINGS, tmp_path / "exact") / "model.safetensors")
+    assert {tensor.dtype for tensor in whole.values()} == {torch.float32}
+    assert equal({name: tensor.bfloat16() for name, tensor in whole.items()}, load_file(out / "model.safetensors"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_embeddings_stay_tied(tmp_path: Path, tied: bool) -> None:
+    from safetensors.torch import load_file
+
+    tuned = fine_tune(tiny_lm(tie_word_embeddings=tied), ROWS, SETTINGS, tmp_path / "out")
+    assert ("lm_head.weight" in load_file(tuned / "model.safetensors")) is not tied
+    model = load_model(tuned, device="cpu").model
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) is tied
+
+
+@pytest.mark.slow
+def test_a_run_killed_outright_is_gone_on_with(lm: LanguageModel, saved: Path, tmp_path: Path) -> None:
+    """SIGKILL between two steps, in a process of its own."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps({"prompt": prompt, "response": response}) for prompt, response in ROWS))
+    # Adapters with dropout: the random numbers go on where they stopped, too.
+    options = ["--epochs", "4", "--batch-size", "2", "--micro-batch-size", "1", "--lr", "2e-3"]
+    options += ["--lora-rank", "2", "--lora-dropout", "0.3"]
+    command = [sys.executable, Path(__file__).with_name("launched.py"), "train", rows, "--model", saved]
+    killed = subprocess.run(
+        [*map(str, command), "--out", str(tmp_path / "out"), *options],
+        env=os.environ | {"TEST_KILL_AT": "8"},
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "out").exists(), killed.stderr[-2000:]
+    assert (tmp_path / "out.partial" / "checkpoints" / "checkpoint-7").exists()
+    adapters = LoraSettings(rank=2, dropout=0.3)
+    settings = TrainingSettings(
+        learning_rate=2e-3, epochs=4.0, batch_size=2, micro_batch_size=1, max_length=8000, lora=adapters
+    )
+    work = os.stat(tmp_path / "out.partial").st_ino
+    out = fine_tune(lm, ROWS, settings, tmp_path / "out")
+    whole = fine_tune(lm, ROWS, settings, tmp_path / "whole")
+    assert os.stat(out).st_ino == work, "the work begun was used"
+    assert (out / "losses.json").read_bytes() == (whole / "losses.json").read_bytes()
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()

@@ -1,14 +1,14 @@
 """Train on these rows or steer along this vector, then answer those problems: the unit of probes and studies.
 
-A cell is an artifact of its own. Cells are independent: worker processes take them side by side, a finished cell is
-never run again, and a failed one is recorded with its reason while the others go on.
+A cell is an artifact of its own. Cells are independent: worker processes take them side by side, one per core or per
+CUDA device; a finished cell is never run again, and a failed one is named with its reason while the others go on.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .artifact import building, is_current, read_json, write_json
-from .engine import map_jobs
+from .engine import WorkerKilledError, cuda_devices, map_jobs
 from .errors import SkillbasisError, UsageError
 from .evaluate.generate import Intervention
 from .evaluate.results import TaskResult, collect
@@ -28,12 +28,14 @@ from .evaluate.tasks import Asking, Task
 from .lm import LanguageModel, load_model
 from .steer.hooks import Scope, check_scope, steer
 from .steer.vectors import SteeringVector
-from .train.loop import fine_tune_in_memory
+from .train.loop import fine_tune_in_memory, row_lengths
 from .train.settings import TrainingSettings
 from .train.sft import check_trainer, fine_tune, rows_fingerprint
 
 KIND = "cell"
 Rows = list[tuple[list[dict[str, str]], str]]
+MAX_REASON_CHARS = 500
+_LESS_MEMORY = "lower micro_batch_size of the training, batch_size of the sampling, or the number of workers"
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,29 @@ class CellSettings:
 
     model: str
     dtype: str
-    task: str
+    tasks: tuple[str, ...]
+    """What every model answers, after the one fine-tune it gets; a lone name is one task. The first is the main one."""
     asking: Asking
     n_problems: int | None
-    """The first so many problems of the task; None takes all."""
+    """The first so many problems of each task; None takes all."""
     sampling: SamplingSettings
     training: TrainingSettings
     trainer: str
     """`lean` (in memory) or `trl`."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
+        if not self.tasks:
+            raise UsageError("there is no task to answer; name at least one")
         check_trainer(self.trainer)
+
+    def load_tasks(self) -> list[Task]:
+        """The problems of every task, in their order. Raises: UsageError: as `load_task`, or two tasks of one name."""
+        tasks = [self.asking.load(name, self.n_problems) for name in self.tasks]
+        names = [task.name for task in tasks]
+        if len(set(names)) != len(names):
+            raise UsageError(f"tasks must be of different names, got {', '.join(names)}; leave one out, or rename it")
+        return tasks
 
 
 @dataclass(frozen=True)
@@ -92,19 +106,39 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What came of a cell: a graded table, or the reason why there is none."""
+    """What came of a cell: a graded table per task, or the reason why there is none."""
 
     name: str
-    result: TaskResult | None
+    results: dict[str, TaskResult]
+    """By name of the task, in the order of the settings; empty where the cell failed."""
     reason: str | None
     seconds: float
-    """Wall time of training and evaluation together."""
+    """Wall time of training and answering together; of a failed cell until it failed."""
+    training_seconds: float = 0.0
+    n_training_tokens: int = 0
+    """Tokens of prompts and responses as they are trained on, each row once; 0 where nothing was trained."""
+
+    @property
+    def result(self) -> TaskResult | None:
+        """The table of the first task; None where the cell failed."""
+        return next(iter(self.results.values()), None)
 
     def pass_at_k(self, k: int) -> np.ndarray:
-        """(problems,). Raises: SkillbasisError: the cell failed."""
+        """(problems,) of the first task. Raises: SkillbasisError: the cell failed."""
         if self.result is None:
             raise SkillbasisError(f"cell {self.name} failed: {self.reason}")
         return self.result.pass_at_k(k)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a cell has no result, and how long it took to find out."""
+
+    reason: str
+    seconds: float
+
+
+_Job = tuple[Cell, Path, dict[str, Any]]
 
 
 def run_cells(
@@ -121,40 +155,75 @@ def run_cells(
     Args:
         out: a directory with one artifact per cell (an evaluation directory with the losses of the training).
         base_fingerprint: weights of the base model.
+        n_workers: processes; None takes one per CUDA device, each pinned to its own, else one per core.
         on_cell: called with each finished cell, the number done and the number in all.
-    Returns: results by name, failed ones too.
+    Returns: results by name, failed ones too: training that diverges, memory that runs out (a worker process killed
+        for it too), or rows and vectors that cannot be used.
+    Raises: UsageError: a task cannot be loaded. Whatever else a cell raises is a defect, and stops the others.
     """
-    todo: list[tuple[Cell, Path, dict[str, Any]]] = []
+    todo: list[_Job] = []
     results: dict[str, CellResult] = {}
-    task = settings.asking.load(settings.task, settings.n_problems)
+    tasks = settings.load_tasks()
     for cell in cells:
-        inputs = _inputs(cell, settings, task, base_fingerprint)
+        inputs = _inputs(cell, settings, tasks, base_fingerprint)
         if is_current(out / cell.name, KIND, inputs):
-            results[cell.name] = _load(out / cell.name, cell.name, task, settings)
+            results[cell.name] = _load(out / cell.name, cell.name, tasks, settings)
         else:
             todo.append((cell, out / cell.name, inputs))
     # The longest first, so that no worker is left alone with a long one at the end.
     todo.sort(key=lambda job: -len(job[0].rows or ()))
-    for index, outcome in map_jobs(_CellWorker, (settings,), todo, n_workers=n_workers):
-        cell, path, _ = todo[index]
-        if isinstance(outcome, SkillbasisError | RuntimeError):  # torch raises RuntimeError, out of memory included
-            reason = " ".join(str(outcome).split())[:500]
-            results[cell.name] = CellResult(cell.name, None, reason, 0.0)
+    for (cell, path, _), outcome in _side_by_side(todo, settings, n_workers):
+        if isinstance(outcome, _Failure):
+            results[cell.name] = CellResult(cell.name, {}, outcome.reason, outcome.seconds)
         elif isinstance(outcome, Exception):
             outcome.add_note(f"in cell {cell.name}")
             raise outcome
         else:
-            results[cell.name] = _load(path, cell.name, task, settings)
+            results[cell.name] = _load(path, cell.name, tasks, settings)
         if on_cell:
             on_cell(results[cell.name], len(results), len(cells))
     return {cell.name: results[cell.name] for cell in cells}
 
 
-def _inputs(cell: Cell, settings: CellSettings, task: Task, base_fingerprint: str) -> dict[str, Any]:
+def _side_by_side(
+    todo: Sequence[_Job], settings: CellSettings, n_workers: int | None
+) -> Iterator[tuple[_Job, _Failure | Exception | None]]:
+    """Yields each job with what came of it; a worker that is killed costs only the cell that it dies of.
+
+    The system does not say which cell it was: those that had begun are tried again, each in a process of its own.
+    """
+    devices = cuda_devices() if todo else []
+    waiting = {job[0].name: job for job in todo}
+    while waiting:
+        jobs = list(waiting.values())
+        try:
+            for index, outcome in map_jobs(_CellWorker, (settings,), jobs, n_workers=n_workers, devices=devices):
+                del waiting[jobs[index][0].name]
+                yield jobs[index], outcome
+        except WorkerKilledError:
+            begun = [job for job in waiting.values() if job[1].with_name(f"{job[1].name}.partial").exists()]
+            if not begun:
+                raise
+            for job in begun:
+                del waiting[job[0].name]
+                yield job, _alone(job, settings, devices)
+
+
+def _alone(job: _Job, settings: CellSettings, devices: Sequence[str]) -> _Failure | Exception | None:
+    started = time.perf_counter()
+    try:
+        ((_, outcome),) = map_jobs(_CellWorker, (settings,), [job], devices=devices[:1], apart=True)
+    except WorkerKilledError:
+        reason = f"its process was killed, probably for want of memory; {_LESS_MEMORY}"
+        return _Failure(reason, round(time.perf_counter() - started, 3))
+    return outcome
+
+
+def _inputs(cell: Cell, settings: CellSettings, tasks: Sequence[Task], base_fingerprint: str) -> dict[str, Any]:
     """All that the answers of a cell depend on; how it would train is left out where it does not."""
     inputs = asdict(settings)
     del inputs["model"], inputs["sampling"]["batch_size"], inputs["asking"], inputs["n_problems"]
-    inputs["task"] = {"name": task.name, "fingerprint": task.fingerprint}
+    inputs["tasks"] = {task.name: task.fingerprint for task in tasks}
     inputs |= {"weights_fingerprint": base_fingerprint, "rows": None, "sampling_seed": cell.sampling_seed}
     if cell.rows is None:
         del inputs["training"], inputs["trainer"]
@@ -166,10 +235,12 @@ def _inputs(cell: Cell, settings: CellSettings, task: Task, base_fingerprint: st
     return inputs
 
 
-def _load(path: Path, name: str, task: Task, settings: CellSettings) -> CellResult:
-    records = read_samples(path)[task.name]
-    seconds = read_json(path / "summary.json")["seconds"]
-    return CellResult(name, collect(task, records, settings.sampling.rollouts), None, seconds)
+def _load(path: Path, name: str, tasks: Sequence[Task], settings: CellSettings) -> CellResult:
+    records, summary = read_samples(path), read_json(path / "summary.json")
+    results = {task.name: collect(task, records[task.name], settings.sampling.rollouts) for task in tasks}
+    return CellResult(
+        name, results, None, summary["seconds"], summary["training_seconds"], summary["n_training_tokens"]
+    )
 
 
 class _CellWorker:
@@ -178,34 +249,73 @@ class _CellWorker:
     def __init__(self, settings: CellSettings) -> None:
         self.settings = settings
         self.base = load_model(settings.model, dtype=settings.dtype)
-        self.task = settings.asking.load(settings.task, settings.n_problems)
+        self.tasks = settings.load_tasks()
 
-    def __call__(self, job: tuple[Cell, Path, dict[str, Any]]) -> None:
-        cell, path, inputs = job
+    def __call__(self, job: _Job) -> _Failure | None:
+        started = time.perf_counter()
+        try:
+            self._run(*job)
+        except (SkillbasisError, RuntimeError, MemoryError) as error:  # torch raises RuntimeError for most things
+            reason = _reason(error)
+        else:
+            return None
+        _free_memory()  # the error is gone here, and with it what it held of the failed model
+        return _Failure(reason, round(time.perf_counter() - started, 3))
+
+    def _run(self, cell: Cell, path: Path, inputs: dict[str, Any]) -> None:
         with building(path, KIND, inputs, {"name": cell.name}) as work:
             started = time.perf_counter()
-            tuned, losses = self._train(cell, work)
+            tuned, losses, n_tokens = self._train(cell, work)
             trained = time.perf_counter()
             sampling = replace(self.settings.sampling, seed=cell.sampling_seed)
-            result, records = answer_task(tuned, self.task, sampling, _intervention(cell.steering))
+            figures: dict[str, Any] = {}
+            records: list[dict[str, Any]] = []
+            for task in self.tasks:
+                result, answers = answer_task(tuned, task, sampling, _intervention(cell.steering))
+                figures[task.name] = result.summary()
+                records += answers
             write_samples(work / "samples.parquet", records)
             summary = {
                 "n_rows": len(cell.rows or ()),
+                "n_training_tokens": n_tokens,
                 "losses": losses,
                 "training_seconds": round(trained - started, 3),
                 "seconds": round(time.perf_counter() - started, 3),
-                "tasks": {self.task.name: result.summary()},
+                "tasks": figures,
             }
             write_json(work / "summary.json", summary)
 
-    def _train(self, cell: Cell, work: Path) -> tuple[LanguageModel, list[float]]:
+    def _train(self, cell: Cell, work: Path) -> tuple[LanguageModel, list[float], int]:
+        """The model that answers, the loss of every step, and the tokens of all rows."""
         if cell.rows is None:
-            return self.base, []
+            return self.base, [], 0
         training = self.settings.training.with_seed(cell.training_seed)
+        limit = min(training.max_length, self.base.context_length)
+        n_tokens = sum(row_lengths(self.base, cell.rows, limit))
         if self.settings.trainer == "lean":
-            return fine_tune_in_memory(self.base, cell.rows, training)
+            return *fine_tune_in_memory(self.base, cell.rows, training), n_tokens
         path = fine_tune(self.base, cell.rows, training, work / "model", trainer="trl")
-        return load_model(path, dtype=self.settings.dtype), read_json(path / "losses.json")
+        return load_model(path, dtype=self.settings.dtype), read_json(path / "losses.json"), n_tokens
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line; memory that ran out is named as such, whichever library says so."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    known = ("out of memory", "can't allocate memory", "not enough memory")
+    if isinstance(error, MemoryError) or any(phrase in words.lower() for phrase in known):
+        words = f"out of memory; {_LESS_MEMORY} ({words})"
+    return words[:MAX_REASON_CHARS]
+
+
+def _free_memory() -> None:
+    """Gives the memory of a failed cell back, so that it is there for the next one."""
+    import gc
+
+    import torch
+
+    gc.collect()  # modules refer to each other in circles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _intervention(steering: Steering | None) -> Intervention | None:

@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from .commands import acting, evaluating, planning, reading, runs, steering, sweeping, world
+from .commands import evaluating, planning, probing, reading, runs, selecting, steering, sweeping, training, world
 from .errors import SkillbasisError
 
 app = typer.Typer(
@@ -30,13 +30,13 @@ for command in (
     reading.score,
     reading.likelihood,
     reading.interpret,
-    acting.select,
-    acting.overlap,
-    acting.train,
+    selecting.select,
+    selecting.overlap,
+    training.train,
     evaluating.evaluate,
     evaluating.grade,
     evaluating.diff,
-    acting.probe,
+    probing.probe,
     runs.study,
     runs.report,
 ):

@@ -84,6 +84,18 @@ class Corpus:
         row: Row = json.loads(self.rows[self.positions[row_id]]["source_row"])
         return row
 
+    def answered_row(self, row_id: str, response: str) -> Row:
+        """The row with another response: id, prompt messages, response, answer and labels; other columns are left out.
+
+        Raises: CorpusError: when no row has this id.
+        """
+        if row_id not in self.positions:
+            raise CorpusError(f"{self.source} has no row with id '{row_id}'; use scores made from this corpus")
+        row = self.rows[self.positions[row_id]]
+        return {"id": row_id, "prompt": row["prompt"], "response": response, "answer": row["answer"]} | {
+            "labels": list(row["labels"])
+        }
+
 
 @dataclass(frozen=True)
 class RowText:
@@ -113,6 +125,7 @@ class SelectedRow:
         direction: 0-based basis direction it was chosen for; None for strategies without one.
         sign: side of the direction.
         reason: a few words; the summary beside the selection counts them.
+        response: an answer of the model's own that stands in place of the row's; None keeps the row's.
     """
 
     id: str
@@ -121,6 +134,7 @@ class SelectedRow:
     direction: int | None = None
     sign: Literal["+", "-"] | None = None
     reason: str = ""
+    response: str | None = None
 
 
 @contextmanager
@@ -331,13 +345,25 @@ def row_text(prompt: list[Message], response: str, tokenizer: Any) -> RowText:
     return RowText(text, len(prompt_text), prompt_text, add_special_tokens=False)
 
 
+def training_rows(corpus: Corpus, chosen: Sequence[SelectedRow]) -> list[tuple[list[Message], str]]:
+    """The (prompt, response) pairs of chosen rows, in the order given. Raises: CorpusError: an id is not there."""
+    unknown = [row.id for row in chosen if row.id not in corpus.positions]
+    if unknown:
+        raise CorpusError(f"{corpus.source} has no row with id '{unknown[0]}'; use a selection made from this corpus")
+    columns = corpus.rows.select([corpus.positions[row.id] for row in chosen])
+    responses = (
+        text if row.response is None else row.response for row, text in zip(chosen, columns["response"], strict=True)
+    )
+    return list(zip(columns["prompt"], responses, strict=True))
+
+
 def write_selection(path: Path, corpus: Corpus, chosen: Sequence[SelectedRow], how: dict[str, Any]) -> None:
     """Writes the chosen rows in the corpus' own format, and beside them how they were chosen.
 
     Args:
-        path: FILE.jsonl, one source row per line plus `_selection` {strategy, rank, score, direction, sign}; FILE.json
-            holds `how`, the number of rows, the count of each reason, the SHA-256 of the JSONL and the corpus
-            fingerprint.
+        path: FILE.jsonl, one source row (or, with a response of the model's own, one `answered_row`) per line plus
+            `_selection` {strategy, rank, score, direction, sign}; FILE.json holds `how`, the number of rows, the count
+            of each reason, the SHA-256 of the JSONL and the corpus fingerprint.
         corpus: what the ids name.
         chosen: rows in the order they are written; an undefined score (NaN) is written as null.
         how: all that the choice depends on (JSON-able), with the key `strategy`.
@@ -357,7 +383,8 @@ def write_selection(path: Path, corpus: Corpus, chosen: Sequence[SelectedRow], h
             score = None if row.score is None or not math.isfinite(row.score) else float(row.score)
             direction = None if row.direction is None else int(row.direction)
             mark = {"strategy": how["strategy"], "rank": int(row.rank), "score": score, "direction": direction}
-            file.write(to_json(corpus.source_row(row.id) | {"_selection": mark | {"sign": row.sign}}) + "\n")
+            source = corpus.source_row(row.id) if row.response is None else corpus.answered_row(row.id, row.response)
+            file.write(to_json(source | {"_selection": mark | {"sign": row.sign}}) + "\n")
     summary = {
         "n_rows": len(chosen),
         "reasons": dict(sorted(Counter(row.reason for row in chosen if row.reason).items())),

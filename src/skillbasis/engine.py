@@ -8,15 +8,22 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import SkillbasisError
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 
 _worker: Any = None  # the per-process callable that `_start_worker` made
+
+
+class WorkerKilledError(SkillbasisError):
+    """A worker process ended without a result: killed, as a rule for want of memory. Exit code 1."""
 
 
 def n_cores() -> int:
@@ -42,25 +49,53 @@ def machine() -> dict[str, Any]:
     }
 
 
+def cuda_devices() -> list[str]:
+    """The CUDA devices this process may use, as CUDA_VISIBLE_DEVICES names them; does not start CUDA."""
+    import torch
+
+    return device_names(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def device_names(n_devices: int, visible: str | None) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES must hold to name each of the devices alone.
+
+    Args:
+        n_devices: how many there are to this process.
+        visible: its own CUDA_VISIBLE_DEVICES (numbers, or ids of devices and their parts); None or blank shows all.
+    """
+    if visible is None or not visible.strip():
+        return [str(number) for number in range(n_devices)]
+    return [name.strip() for name in visible.split(",")][:n_devices]
+
+
+def worker_environment(number: int, devices: Sequence[str]) -> dict[str, str]:
+    """The environment that pins a worker process to its device: workers take the devices in turn, and see one each."""
+    return {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]} if devices else {}
+
+
 def map_jobs(
     make_worker: Callable[..., Callable[[Job], Result]],
     arguments: tuple[Any, ...],
     jobs: Sequence[Job],
     *,
     n_workers: int | None = None,
+    devices: Sequence[str] = (),
+    apart: bool = False,
 ) -> Iterator[tuple[int, Result | Exception]]:
     """Runs a function over jobs; each worker process makes the function once (loads the model, say) and keeps it.
 
     Args:
         make_worker: called once per process with `arguments`; returns the function of one job. Must be importable.
         jobs: independent of each other.
-        n_workers: processes; None takes one per core, one runs in this process. Threads are shared out evenly, since
-            several threads fighting for one core are far slower than one.
+        n_workers: processes; None takes one per device, or one per core where there is none; one runs in this process.
+            Threads are shared out evenly, since several threads fighting for one core are far slower than one.
+        devices: CUDA devices (`cuda_devices`) that worker processes are pinned to in turn; work in this process is not.
+        apart: whether a single worker has a process of its own too, which may be killed without this one.
     Yields: (index of the job, its result or the exception it raised), as they finish.
-    Raises: SkillbasisError: a worker process was killed (out of memory, say). What `make_worker` raises.
+    Raises: WorkerKilledError: a worker process was killed (out of memory, say). What `make_worker` raises.
     """
-    n_workers = min(len(jobs), n_workers or n_cores())
-    if n_workers <= 1:
+    n_workers = min(len(jobs), n_workers or len(devices) or n_cores())
+    if n_workers < 1 or (n_workers == 1 and not apart):
         work = make_worker(*arguments) if jobs else None
         for index, job in enumerate(jobs):
             assert work is not None
@@ -69,11 +104,12 @@ def map_jobs(
     import multiprocessing
 
     n_threads = max(1, n_cores() // n_workers)
+    context = multiprocessing.get_context("spawn")  # forking a process with threads can hang
+    places = context.SimpleQueue()  # each worker takes one as it starts: processes of a pool have no number
+    for number in range(n_workers):
+        places.put(worker_environment(number, devices))
     executor = ProcessPoolExecutor(
-        n_workers,
-        mp_context=multiprocessing.get_context("spawn"),  # forking a process with threads can hang
-        initializer=_start_worker,
-        initargs=(make_worker, arguments),
+        n_workers, mp_context=context, initializer=_start_worker, initargs=(make_worker, arguments, places)
     )
     try:
         with _environment(dict.fromkeys(THREAD_VARIABLES, str(n_threads))):  # read by NumPy and torch when imported
@@ -81,7 +117,7 @@ def map_jobs(
         for future in as_completed(list(futures)):
             yield futures.pop(future), future.result()  # popped, so that a result lives no longer than its use
     except BrokenProcessPool as error:
-        raise SkillbasisError(
+        raise WorkerKilledError(
             "a worker process ended without a result, probably for want of memory; run the command again to go on, "
             "with fewer --workers"
         ) from error
@@ -104,10 +140,11 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start_worker(make_worker: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _start_worker(make_worker: Callable[..., Any], arguments: tuple[Any, ...], places: SimpleQueue[Any]) -> None:
     global _worker
     import threading
 
+    os.environ.update(places.get())  # before anything starts CUDA, which reads it once
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _worker = make_worker(*arguments)

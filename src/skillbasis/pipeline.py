@@ -8,34 +8,40 @@ corpus -> activations -> basis -> scores -> interpret
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .activations import ExtractionSettings, extract
 from .artifact import MANIFEST, building, is_current, lock, remove_tree
 from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
-from .cells import CellResult, CellSettings
-from .corpus import Corpus, load_corpus
+from .contest import NATIVE
+from .corpus import Corpus
 from .errors import UsageError
-from .evaluate.likelihood import Likelihood, measure_likelihood
-from .evaluate.sampler import SamplingSettings
 from .interpret import describe_basis, write_description
 from .lm import LanguageModel, load_model, parse_layers
-from .probe import ProbeSettings, probe
-from .recipe import CorpusBlock, ProbeBlock, Recipe, SamplingBlock, SteerBlock, TrainingBlock
-from .select import Candidates, SelectionSettings, SignedDirection, parse_direction
+from .recipe import Recipe, SteerBlock
+from .recipe_settings import (
+    all_arms,
+    arms_of,
+    has_contest,
+    probe_settings,
+    recipe_corpus,
+    recipe_needs,
+    sampling_settings,
+    selection_settings,
+    sweep_settings,
+)
+from .select import Candidates, SignedDirection, parse_direction
+from .select.near_duplicates import kept_near_duplicates
 from .select.overlap import kept_overlaps
-from .select.strategy import NEEDS_DIRECTIONS, NEEDS_LIKELIHOOD
+from .selection_stages import gathered, probed, studied, validation_task, workers
 from .stages import Run, Watcher
-from .steer.sweep import SweepSettings, load_tasks, sweep
+from .steer.sweep import load_tasks, sweep
 from .steer.sweep.dose import check_metric
 from .steer.sweep.measure import ACCURACY
 from .steer.vectors import direction_vector
-from .study import StudySettings, study
-from .train.settings import TrainingSettings, preset
+from .study import StudySettings
 
 
 def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
@@ -59,12 +65,12 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
         if corpus.n_rejected:
             run.warnings.append(f"{corpus.n_rejected} rows of the corpus could not be read; see rejected.jsonl")
         basis, scores, corpus = _read(run, recipe, lm, corpus)
-        likelihood = _likelihood(run, recipe, lm, corpus)
-        pool = _without_overlap(run, recipe, corpus)
-        candidates = Candidates.of(pool, scores, likelihood, SelectionSettings(**recipe.selection.model_dump()))
-        chosen = _probe(run, recipe, lm, pool, basis, candidates)
-        _study(run, recipe, lm, pool, candidates, chosen)
-        _steer(run, recipe, lm, corpus, basis, chosen)
+        pool = _clean(run, recipe, corpus)
+        evidence = gathered(run, recipe, lm, pool, basis)
+        candidates = Candidates.of(pool, scores, settings=selection_settings(recipe), **evidence)
+        found = probed(run, recipe, lm, pool, basis, candidates)
+        studied(run, recipe, lm, pool, basis, candidates, found)
+        _steer(run, recipe, lm, corpus, basis, found.directions)
         run.save()
     return out
 
@@ -78,27 +84,45 @@ def _check(recipe: Recipe, lm: LanguageModel) -> None:
             raise UsageError(f"{name}.blocks names block {unread[0]}, but the basis will have {read}")
     if recipe.probe is not None:
         probe_settings(recipe.probe, recipe.seed)
-    for block in (recipe.probe, recipe.study, recipe.steer):
-        if block is not None:
-            recipe.asking.load(block.task, 1)
-    if recipe.probe is not None and recipe.study is not None and recipe.probe.task == recipe.study.task:
-        raise UsageError(
-            f"probe and study both use the task {recipe.probe.task!r}; directions must be chosen on other problems "
-            "than the results are reported on"
-        )
+    tasks = [block.task for block in (recipe.probe, recipe.steer) if block is not None]
+    for task in tasks + list(recipe.study.tasks if recipe.study is not None else ()):
+        recipe.asking.load(task, 1)
     if recipe.steer is not None:
         _check_steer(recipe, recipe.steer)
-    for name, block in (("study", recipe.study), ("steer", recipe.steer)):
-        if block is None:
-            continue
-        for direction in block.directions:
+    for name, directions in (
+        ("study", recipe.study.directions if recipe.study else []),
+        ("steer", recipe.steer.directions if recipe.steer else []),
+    ):
+        for direction in directions:
             if parse_direction(direction)[0] >= recipe.basis.k:
                 raise UsageError(f"{name}.directions names {direction}, but the basis has 0 to {recipe.basis.k - 1}")
-        needs = name == "steer" or bool(NEEDS_DIRECTIONS & set(getattr(block, "arms", ())))
-        if needs and not block.directions and recipe.probe is None:
-            raise UsageError(f"{name} needs directions: give {name}.directions, or a probe block that finds them")
+    if recipe.steer is not None and not recipe.steer.directions and recipe.probe is None:
+        raise UsageError("steer needs directions: give steer.directions, or a probe block that finds them")
     if recipe.study is not None:
-        StudySettings(tuple(recipe.study.arms), recipe.study.budget, tuple(recipe.study.seeds))
+        _check_study(recipe)
+
+
+def _check_study(recipe: Recipe) -> None:
+    """Arms, budgets, and problems: what chooses must not be what the results are reported on."""
+    block = recipe.study
+    assert block is not None
+    for budget in block.budgets:
+        StudySettings(arms_of(block.arms), budget, tuple(block.seeds), block.budget_unit)
+    if not block.directions and recipe.probe is None and any(arm.needs_directions for arm in all_arms(recipe)):
+        raise UsageError("study needs directions: give study.directions, or a probe block that finds them")
+    if has_contest(recipe) and recipe.probe is None and recipe.contest.task is None:
+        raise UsageError(f"the arm {NATIVE} is chosen on validation problems: give contest.task, or a probe block")
+    known = [arm.name for arm in arms_of(block.arms)] + ([NATIVE] if has_contest(recipe) else [])
+    if block.match is not None and block.match not in known:
+        raise UsageError(f"study.match names {block.match!r}, which is no arm of the study")
+    choosing = {name for name in (recipe.selection.validation, recipe.contest.task) if name is not None}
+    choosing |= {recipe.probe.task} if recipe.probe is not None else set()
+    both = sorted(choosing & set(block.tasks))
+    if both:
+        raise UsageError(
+            f"the task {both[0]!r} chooses and is reported on; directions and arms must be chosen on other problems "
+            "than the results are reported on"
+        )
 
 
 def _check_steer(recipe: Recipe, block: SteerBlock) -> None:
@@ -113,23 +137,11 @@ def _check_steer(recipe: Recipe, block: SteerBlock) -> None:
         load_tasks(recipe.probe.task, block.test_task, asking=recipe.asking, **limits)
 
 
-def recipe_corpus(block: CorpusBlock, rejected_path: Path | None = None) -> Corpus:
-    """The candidate pool of a recipe. Raises: as `load_corpus`."""
-    return load_corpus(
-        block.source,
-        format=block.format,
-        label_column=block.label_column,
-        on_bad_row=block.on_bad_row,
-        limit=block.limit,
-        shuffle_seed=block.shuffle_seed,
-        rejected_path=rejected_path,
-    )
-
-
 def _corpus(recipe: Recipe, out: Path) -> Corpus:
     corpus = recipe_corpus(recipe.corpus, out / "rejected.jsonl" if recipe.corpus.on_bad_row == "skip" else None)
+    in_rows = recipe.study is not None and recipe.study.budget_unit == "rows"
     for name, wanted in (
-        ("study.budget", recipe.study.budget if recipe.study else 0),
+        ("study.budget", max(recipe.study.budgets) if recipe.study and in_rows else 0),
         ("probe.n_rows", recipe.probe.n_rows if recipe.probe and recipe.probe.kind == "pilot" else 0),
     ):
         if wanted > len(corpus):
@@ -192,171 +204,46 @@ def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[
     return SkillBasis.load(out / "basis"), Scores.load(out / "scores.parquet"), corpus
 
 
-def _likelihood(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> Likelihood | None:
-    """Measured only when an arm needs it."""
-    if recipe.study is None or not NEEDS_LIKELIHOOD & set(recipe.study.arms):
-        return None
-    path = run.out / "likelihood"
-    inputs: dict[str, Any] = {"weights": lm.weights_fingerprint, "corpus": corpus.fingerprint}
-    inputs |= {"max_length": recipe.activations.max_length, "template": lm.template_fingerprint or ""}
-
-    def measure(tick: Callable[[int, int, str], None]) -> None:
-        with building(path, "likelihood", inputs, {}) as work:
-            table = measure_likelihood(
-                corpus,
-                lm,
-                max_length=recipe.activations.max_length,
-                on_progress=lambda rows, n, tokens: tick(rows, n, f"{tokens:,} tokens"),
-            )
-            table.save(work / "likelihood.parquet")
-
-    current = is_current(path, "likelihood", inputs)
-    run.do("likelihood", (lambda _: None) if current else measure, path)
-    return Likelihood.load(path / "likelihood.parquet")
-
-
-def training_settings(block: TrainingBlock) -> TrainingSettings:
-    """The preset with what the recipe changes of it."""
-    changes = {key: value for key, value in block.model_dump().items() if value is not None}
-    del changes["preset"], changes["trainer"]
-    return replace(preset(block.preset), **changes)
-
-
-def sampling_settings(block: SamplingBlock, seed: int) -> SamplingSettings:
-    return SamplingSettings(seed=seed, **block.model_dump())
-
-
-def _cells(recipe: Recipe, task: str, n_problems: int | None, sampling: SamplingBlock) -> CellSettings:
-    return CellSettings(
-        model=recipe.model,
-        dtype=recipe.dtype,
-        task=task,
-        asking=recipe.asking,
-        n_problems=n_problems,
-        sampling=sampling_settings(sampling, recipe.seed),
-        training=training_settings(recipe.training),
-        trainer=recipe.training.trainer,
-    )
-
-
-def _workers(recipe: Recipe, lm: LanguageModel) -> int | None:
-    """One process where a GPU is used: several would fight for its memory."""
-    return recipe.workers or (1 if lm.device.type != "cpu" else None)
-
-
-def _cell_tick(tick: Callable[[int, int, str], None]) -> Callable[[CellResult, int, int], None]:
-    def show(cell: CellResult, done: int, n: int) -> None:
-        first = f"pass@1 {cell.result.pass_at_k(1).mean():.3f}" if cell.result else f"failed: {cell.reason}"
-        tick(done, n, f"{cell.name.split('/', 1)[1]}: {first}")
-
-    return show
-
-
-def probe_settings(block: ProbeBlock, seed: int) -> ProbeSettings:
-    known = set(ProbeSettings.__dataclass_fields__)
-    return ProbeSettings(seed=seed, **block.model_dump(include=known))
-
-
-def _probe(
-    run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis: SkillBasis, candidates: Candidates
-) -> tuple[SignedDirection, ...]:
-    """Tries the directions; returns the chosen ones."""
-    block = recipe.probe
-    if block is None:
-        return ()
-    outcome = run.do(
-        "probe",
-        lambda tick: probe(
-            run.out / "probe",
-            corpus,
-            candidates,
-            _cells(recipe, block.task, block.n_problems, block.sampling),
-            lm.weights_fingerprint,
-            probe_settings(block, recipe.seed),
-            basis=basis,
-            n_workers=_workers(recipe, lm),
-            on_cell=_cell_tick(tick),
-        ),
-        run.out / "probe",
-    )
-    failed = [entry["name"] for entry in outcome["directions"] if entry["status"] == "failed"]
-    if failed:
-        run.warnings.append(f"all cells of the probe failed for {', '.join(failed)}")
-    return tuple(parse_direction(name) for name in outcome["chosen"])
-
-
-def _without_overlap(run: Run, recipe: Recipe, corpus: Corpus) -> Corpus:
-    """The rows that may be trained on: none that holds a problem of the recipe's tasks.
+def _clean(run: Run, recipe: Recipe, corpus: Corpus) -> Corpus:
+    """The rows that may be trained on: none that holds a problem of the recipe's tasks, none that comes twice.
 
     Raises: UsageError: fewer rows are left than the study's budget.
     """
-    blocks = [block for block in (recipe.probe, recipe.study) if block is not None]
-    if not blocks:
+    if recipe.probe is None and recipe.study is None:
         return corpus
-    tasks = [recipe.asking.load(name) for name in dict.fromkeys(block.task for block in blocks)]
+    names = [recipe.probe.task] if recipe.probe is not None else []
+    names += [recipe.contest.task] if recipe.contest.task is not None and has_contest(recipe) else []
+    names += [recipe.selection.validation] if recipe.selection.validation is not None else []
+    names += recipe.study.tasks if recipe.study is not None else ()
+    tasks = [recipe.asking.load(name) for name in dict.fromkeys(names)]
     path = run.out / "overlap"
-    found = run.do(
+    overlap = run.do(
         "overlap",
         lambda tick: kept_overlaps(path, corpus, tasks, on_progress=lambda done, n: tick(done, n, "")),
         path,
     )
-    held = {overlap["id"] for overlap in found["overlaps"]}
+    held = {entry["id"] for entry in overlap["overlaps"]}
     if held:
-        run.warnings.append(f"{found['sentence']}; they are left out of probe and study")
+        run.warnings.append(f"{overlap['sentence']}; they are left out of probe and study")
     pool = corpus.without(held)
-    if held and recipe.study is not None and recipe.study.budget > len(pool):
+    threshold = recipe.selection.near_duplicates
+    if threshold is not None:
+        twins = run.out / "near-duplicates"
+        found = run.do(
+            "near-duplicates",
+            lambda tick: kept_near_duplicates(twins, pool, threshold, on_progress=lambda done, n: tick(done, n, "")),
+            twins,
+        )
+        if found.removed:
+            run.warnings.append(f"{found.sentence}; they are left out of probe and study")
+        pool = pool.without(set(found.removed))
+    block = recipe.study
+    if block is not None and block.budget_unit == "rows" and max(block.budgets) > len(pool):
         raise UsageError(
-            f"study.budget is {recipe.study.budget} rows, but {len(pool)} are left without those that overlap with "
-            "evaluation problems; lower it"
+            f"study.budget is {max(block.budgets)} rows, but {len(pool)} are left without those that overlap with "
+            "evaluation problems or are near-duplicates; lower it"
         )
     return pool
-
-
-def _study(
-    run: Run,
-    recipe: Recipe,
-    lm: LanguageModel,
-    corpus: Corpus,
-    candidates: Candidates,
-    chosen: tuple[SignedDirection, ...],
-) -> None:
-    block = recipe.study
-    if block is None:
-        return
-    directions = tuple(parse_direction(name) for name in block.directions) or chosen
-    known = replace(candidates, settings=replace(candidates.settings, directions=directions))
-    finding = run.seconds("activations", "basis", "probe") if not block.directions else run.seconds("activations")
-    likelihood = run.seconds("likelihood")
-    cost = dict.fromkeys(NEEDS_DIRECTIONS, finding)
-    for arm in NEEDS_LIKELIHOOD:
-        cost[arm] = cost.get(arm, 0.0) + likelihood
-    run.do(
-        "study",
-        lambda tick: study(
-            run.out / "study",
-            corpus,
-            known,
-            _cells(recipe, block.task, block.n_problems, block.sampling),
-            lm.weights_fingerprint,
-            StudySettings(tuple(block.arms), block.budget, tuple(block.seeds)),
-            selection_cost_s=cost,
-            n_workers=_workers(recipe, lm),
-            on_cell=_cell_tick(tick),
-        ),
-        run.out / "study",
-    )
-
-
-def sweep_settings(block: SteerBlock, seed: int) -> SweepSettings:
-    return SweepSettings(
-        alphas=tuple(block.alphas),
-        scopes=tuple(block.scopes),
-        target=block.target,
-        metric=block.metric,
-        n_random=block.n_random,
-        n_controls=block.n_controls,
-        seed=seed,
-    )
 
 
 def _steer(
@@ -393,7 +280,7 @@ def _steer(
             asking=recipe.asking,
             n_problems=block.n_problems,
             n_test_problems=block.n_test_problems,
-            n_workers=_workers(recipe, lm),
+            n_workers=workers(recipe, lm),
             on_point=lambda point, done, n: tick(done, n, f"{point['vector']} {point['scope']} {point['alpha']:g}"),
         ),
         run.out / "steer",

@@ -30,9 +30,16 @@ from .flops import (
     training_memory,
 )
 from .lm import DTYPES
-from .pipeline import probe_settings, recipe_corpus, training_settings
 from .recipe import BasisBlock, Recipe, SamplingBlock
-from .select.strategy import NEEDS_LIKELIHOOD
+from .recipe_settings import (
+    arms_of,
+    contest_settings,
+    has_contest,
+    probe_settings,
+    recipe_corpus,
+    recipe_needs,
+    training_settings,
+)
 from .study import StudySettings
 from .token_count import OnRows, TokenCount, count_tokens
 
@@ -135,13 +142,16 @@ def plan_recipe(recipe: Recipe, device: Device, *, on_rows: OnRows | None = None
     pilots = recipe.probe is not None and recipe.probe.kind == "pilot"
     trains = pilots or recipe.study is not None
     if recipe.study is not None:  # before the counting, which may take minutes
-        StudySettings(tuple(recipe.study.arms), recipe.study.budget, tuple(recipe.study.seeds))
+        for budget in recipe.study.budgets:
+            StudySettings(arms_of(recipe.study.arms), budget, tuple(recipe.study.seeds), recipe.study.budget_unit)
     jobs = _jobs(recipe, work.tokenizer)
     corpus = recipe_corpus(recipe.corpus)
     length = min(training_settings(recipe.training).max_length, work.cost.context_length) if trains else None
     tokens = count_tokens(
         corpus, work.tokenizer, work.reading, training_length=length, seed=recipe.seed, on_rows=on_rows
     )
+    if recipe.study is not None and recipe.study.budget_unit == "tokens":
+        jobs = _jobs(recipe, work.tokenizer, tokens.training_tokens)
     return work.plan(tokens, recipe, jobs)
 
 
@@ -161,8 +171,12 @@ class _Job:
     """What is uncertain in the counts."""
 
 
-def _jobs(recipe: Recipe, tokenizer: Any) -> list[_Job]:
-    """What probe.py, study.py and steer/sweep.py do: how many fine-tunes, and how often a task is answered."""
+def _jobs(recipe: Recipe, tokenizer: Any, mean_tokens: float = 1.0) -> list[_Job]:
+    """What probe, contest, study and sweep do: how many fine-tunes, and how often a task is answered.
+
+    Args:
+        mean_tokens: of a row; what a budget in tokens comes to in rows.
+    """
     jobs = []
     if recipe.probe is not None:
         probe = recipe.probe
@@ -172,11 +186,8 @@ def _jobs(recipe: Recipe, tokenizer: Any) -> list[_Job]:
         prompts = _prompt_tokens(probe.task, recipe.asking, probe.n_problems, tokenizer)
         note = f"; halving: up to {n_most} where directions lie close together" if n_most > n_cells else ""
         jobs.append(_Job("probe", n_pilots, n_rows, n_cells + 1, prompts, probe.sampling, note))
-    if recipe.study is not None:
-        study = recipe.study
-        n_cells, n_base = len(study.arms) * len(study.seeds), len(study.seeds)
-        prompts = _prompt_tokens(study.task, recipe.asking, study.n_problems, tokenizer)
-        jobs.append(_Job("study", n_cells, study.budget, n_cells + n_base, prompts, study.sampling))
+    for number, budget in enumerate(recipe.study.budgets if recipe.study is not None else ()):
+        jobs += _study_jobs(recipe, budget, "" if number == 0 else f"-{budget}", tokenizer, mean_tokens)
     if recipe.steer is not None:
         steer = recipe.steer
         n_vectors = (len(steer.directions) or (recipe.probe.n_chosen if recipe.probe else 1)) + steer.n_random
@@ -186,6 +197,25 @@ def _jobs(recipe: Recipe, tokenizer: Any) -> list[_Job]:
         if steer.test_task is not None:
             prompts = _prompt_tokens(steer.test_task, recipe.asking, steer.n_test_problems, tokenizer)
             jobs.append(_Job("steer test", 0, 0, 2 + steer.n_controls, prompts, steer.sampling))
+    return jobs
+
+
+def _study_jobs(recipe: Recipe, budget: int, suffix: str, tokenizer: Any, mean_tokens: float) -> list[_Job]:
+    """What contest.py and study.py do at one budget."""
+    study, rule = recipe.study, recipe.contest
+    assert study is not None
+    n_rows = budget if study.budget_unit == "rows" else max(1, round(budget / mean_tokens))
+    jobs = []
+    if has_contest(recipe):
+        settings = contest_settings(recipe, budget, (), ())
+        n_cells, n_most = settings.n_cells(len(settings.arms) + 1), settings.n_cells(len(settings.arms) + 1, "full")
+        task = rule.task or (recipe.probe.task if recipe.probe is not None else study.tasks[0])
+        prompts = _prompt_tokens(task, recipe.asking, rule.n_problems, tokenizer)
+        note = f"; halving: up to {n_most} where arms lie close together" if n_most > n_cells else ""
+        jobs.append(_Job(f"contest{suffix}", n_cells, n_rows, n_cells + 1, prompts, rule.sampling, note))
+    n_cells = len(study.arms) * len(study.seeds)
+    prompts = np.concatenate([_prompt_tokens(task, recipe.asking, study.n_problems, tokenizer) for task in study.tasks])
+    jobs.append(_Job(f"study{suffix}", n_cells, n_rows, n_cells + len(study.seeds), prompts, study.sampling))
     return jobs
 
 
@@ -226,12 +256,17 @@ class _Work:
         return 4 if self.dtype == "float32" else 2
 
     def plan(self, tokens: TokenCount, recipe: Recipe | None = None, jobs: Sequence[_Job] = ()) -> Plan:
-        likelihood = recipe is not None and recipe.study is not None and bool(NEEDS_LIKELIHOOD & {*recipe.study.arms})
+        needs = recipe_needs(recipe) if recipe is not None else set()
         stages = [self._extraction(tokens)]
         memory = [self._memory("extraction", self._batch(tokens))]
-        if likelihood:
-            stages.append(self._likelihood(tokens))
+        n_budgets = len(recipe.study.budgets) if recipe is not None and recipe.study is not None else 0
+        n_readings = 1 if needs & {"likelihood", "likelihood alone"} else 0
+        n_readings += n_budgets * sum(need in needs for need in ("reread along directions", "reread by likelihood"))
+        if n_readings:
+            stages.append(self._likelihood(tokens, n_readings))
             memory.append(self._memory("likelihood", self._batch(tokens, logits=True)))
+        if recipe is not None and "own answers" in needs:
+            stages.append(self._own_answers(tokens, recipe))
         for job in jobs:
             assert recipe is not None
             if job.n_fine_tunes:
@@ -272,9 +307,25 @@ class _Work:
         note = f"blocks 0 to {last} of {self.cost.n_blocks}, no head; padding is not counted"
         return self._stage("extraction", tokens.n_tokens, forward, note)
 
-    def _likelihood(self, tokens: TokenCount) -> Stage:
-        forward = self.cost.forward_flops(tokens.n_tokens, tokens.n_pairs, head_tokens=tokens.n_tokens)
-        return self._stage("likelihood", tokens.n_tokens, forward, "an upper bound: the head is counted for all tokens")
+    def _likelihood(self, tokens: TokenCount, n_readings: int) -> Stage:
+        n_tokens = n_readings * tokens.n_tokens
+        forward = n_readings * self.cost.forward_flops(tokens.n_tokens, tokens.n_pairs, head_tokens=tokens.n_tokens)
+        note = "an upper bound: the head is counted for all tokens"
+        if n_readings > 1:
+            note = f"{n_readings} readings of the pool, by the base and by what a first selection makes of it; {note}"
+        return self._stage("likelihood", n_tokens, forward, note)
+
+    def _own_answers(self, tokens: TokenCount, recipe: Recipe) -> Stage:
+        """Answers to the pool's own problems; a prompt is taken to be half a row."""
+        block = recipe.selection.own_sampling
+        n_rows = min(recipe.selection.own_rows or tokens.n_rows, tokens.n_rows)
+        length = tokens.n_tokens / tokens.n_rows / 2 + block.max_tokens
+        n_answers = n_rows * block.rollouts
+        forward = self.cost.forward_flops(
+            n_answers * length, n_answers * length**2, head_tokens=float(n_answers * block.max_tokens)
+        )
+        note = f"{n_answers:,} answers of {block.max_tokens:,} tokens to the pool's problems, an upper bound"
+        return self._stage("own answers", n_answers * length, forward, note)
 
     def _training(self, tokens: TokenCount, recipe: Recipe, job: _Job) -> Stage:
         training = training_settings(recipe.training)

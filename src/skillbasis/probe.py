@@ -18,8 +18,8 @@ import numpy as np
 from . import statistics
 from .artifact import array_fingerprint, building, is_current, read_json, write_json
 from .basis import SkillBasis
-from .cells import Cell, CellResult, CellSettings, Rows, Steering, run_cells
-from .corpus import Corpus
+from .cells import Cell, CellResult, CellSettings, Steering, run_cells
+from .corpus import Corpus, training_rows
 from .errors import ArtifactError, SkillbasisError, UsageError, nearest
 from .halving import CONTROL, Asked, Race, Schedule, race
 from .select import Candidates, SignedDirection, select
@@ -29,6 +29,7 @@ from .verdicts import cell_variance, judge
 
 KIND = "probe"
 Kind = Literal["pilot", "steer"]
+ALONG = ("directions", "directions+likelihood")
 MakeCell = Callable[[str, int], Cell]
 """The cell of a direction's name (or `CONTROL`) and its number."""
 
@@ -41,6 +42,8 @@ class ProbeSettings(Schedule):
     """`pilot` fine-tunes along a direction; `steer` only adds it while the model answers."""
     n_rows: int = 1000
     """Rows of each pilot (the paper's 1,000)."""
+    along: str = "directions"
+    """Strategy that draws the rows of a pilot: `directions`, or `directions+likelihood`, as they will be selected."""
     alpha: float = 0.3
     """Strength of steering, in `unit`."""
     unit: Unit = "relative"
@@ -55,6 +58,8 @@ class ProbeSettings(Schedule):
         super().__post_init__()
         if self.kind not in get_args(Kind):
             raise UsageError(f"unknown kind of probe {self.kind!r}; allowed are {', '.join(get_args(Kind))}")
+        if self.along not in ALONG:
+            raise UsageError(f"pilots are drawn by {' or '.join(ALONG)}, not by {self.along!r}")
         if self.n_rows < 1:
             raise UsageError("a probe needs at least one row per pilot")
         if self.unit not in UNITS:
@@ -64,19 +69,13 @@ class ProbeSettings(Schedule):
     @property
     def used(self) -> dict[str, Any]:
         """The settings that a probe of this kind depends on."""
-        other = ("alpha", "unit", "scope", "blocks") if self.kind == "pilot" else ("n_rows",)
+        other = ("alpha", "unit", "scope", "blocks") if self.kind == "pilot" else ("n_rows", "along")
         return {key: value for key, value in asdict(self).items() if key not in other}
 
 
 def name_of(direction: SignedDirection) -> str:
     """`3+` for (3, "+")."""
     return f"{direction[0]}{direction[1]}"
-
-
-def selection_rows(corpus: Corpus, ids: Sequence[str]) -> Rows:
-    """The (prompt, response) pairs of chosen rows, in the order given."""
-    columns = corpus.rows.select([corpus.positions[row_id] for row_id in ids])
-    return list(zip(columns["prompt"], columns["response"], strict=True))
 
 
 def probe(
@@ -100,7 +99,7 @@ def probe(
         out: artifact directory; `probe.json`, and one evaluation per cell under `pilots/` or `steered/`.
         corpus: what pilots train on; None where none is made.
         candidates: scores of the corpus; its selection settings say how rows along a direction are drawn. Pilots only.
-        cells: model, validation task, sampling, and training of every pilot.
+        cells: model, validation task (the first, if there are several), sampling, and training of every pilot.
         basis: where steering vectors come from; for the kind `steer` only.
         directions: signed directions to try; None takes both signs of all.
         on_cell: called with each finished cell, the number done and the number expected in all.
@@ -118,7 +117,10 @@ def probe(
         n_directions = candidates.scores.values.shape[1]
         source = {"corpus_fingerprint": corpus.fingerprint, "scores": array_fingerprint(candidates.scores.values)}
         source |= {"selection": asdict(candidates.settings)}
+        if settings.along != "directions":
+            source |= {"likelihood": array_fingerprint(candidates.mean_nll)}
     signed = list(directions or [(k, sign) for k in range(n_directions) for sign in ("+", "-")])
+    cells = replace(cells, tasks=cells.tasks[:1])
     out, left_out = Path(out), {"model"} | ({"training", "trainer"} if settings.kind == "steer" else set())
     inputs = {
         "settings": settings.used,
@@ -156,12 +158,15 @@ def probe(
         record = summarise(outcome, results, signed, settings)
         if candidates is not None and varied:
             n_top = math.ceil(candidates.settings.top_share * len(candidates.ids))
-            if n_top <= settings.n_rows:
+            if settings.along != "directions" or n_top <= settings.n_rows:
+                why = f"{settings.n_rows} rows are no less than its top share of {n_top}"
+                if settings.along != "directions":
+                    why = f"{settings.along} draws nothing at random"
                 record["notes"].append(
-                    f"All pilots of a direction train on the same rows, in another order: {settings.n_rows} rows are "
-                    f"no less than its top share of {n_top}; the variance between them is that of training alone."
+                    f"All pilots of a direction train on the same rows, in another order: {why}; the variance between "
+                    "them is that of training alone."
                 )
-        record |= {"task": cells.task, "rollouts": cells.sampling.rollouts, "settings": inputs}
+        record |= {"task": cells.tasks[0], "rollouts": cells.sampling.rollouts, "settings": inputs}
         write_json(work / "probe.json", statistics.nan_to_none(record))
     return dict(read_json(out / "probe.json"))
 
@@ -187,10 +192,10 @@ def pilot_cells(
         if name == "base":
             return Cell("pilots/base", None, 0, settings.seed)
         chosen = () if name == CONTROL else (by_name[name],)
-        known = replace(candidates, settings=replace(candidates.settings, directions=chosen))
+        known = replace(candidates, settings=replace(candidates.settings, directions=chosen, weights=()))
         seed = settings.seed + number
-        ids = [row.id for row in select(known, "directions" if chosen else "random", settings.n_rows, seed)]
-        return Cell(f"pilots/{name}/{number}", selection_rows(corpus, ids), seed, settings.seed)
+        rows = select(known, settings.along if chosen else "random", settings.n_rows, seed)
+        return Cell(f"pilots/{name}/{number}", training_rows(corpus, rows), seed, settings.seed)
 
     return make
 

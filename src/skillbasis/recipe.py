@@ -76,11 +76,37 @@ class InterpretBlock(_Block):
 
 
 class SelectionBlock(_Block):
-    """How rows along a direction are drawn."""
+    """What is chosen from, and how; see `SelectionSettings`."""
 
-    rank_by: Literal["cosine", "projection"] = "cosine"
+    rank_by: Literal["cosine", "projection", "centred-rank"] = "cosine"
+    quotas: Literal["equal", "gain"] | list[float] = "equal"
+    """Share of each of several directions: equal, by its gain in the probe, or given."""
     top_share: float = Field(0.15, ge=0, le=1)
+    temperature: float | None = Field(None, gt=0)
     likelihood_share: float = Field(0.25, gt=0, le=1)
+    cells: int = Field(1, ge=1)
+    quality_share: float = Field(0.5, gt=0, le=1)
+    band: Literal["low", "middle", "high"] = "middle"
+    max_similarity: float = Field(0.9, ge=-1, le=1)
+    max_weight: float = Field(10.0, gt=0)
+    aggregate: Literal["round-robin", "max"] = "round-robin"
+    text_encoder: str | None = None
+    near_duplicates: float | None = Field(0.8, gt=0, le=1)
+    """Rows so similar to an earlier one (Jaccard of 5 words) are left out of probe and study; null keeps them."""
+    quality: str | None = None
+    """Column with a quality of each row, for `deita` and `coverage+quality`."""
+    query: str | None = None
+    """Corpus that `rds+` and `crds` look for; null takes the model's right answers to the validation problems."""
+    validation: str | None = None
+    """Task whose problems may choose; null takes the probe's."""
+    n_validation: int | None = Field(None, ge=1)
+    validation_sampling: SamplingBlock = SamplingBlock()
+    own_sampling: SamplingBlock = SamplingBlock(rollouts=2)
+    """Of the model's own answers to the pool's problems, for `rft` and `s1-like`."""
+    own_rows: int | None = Field(None, ge=1)
+    """So many rows drawn at random are answered; null takes all."""
+    rounds: int = Field(3, ge=2)
+    """Of `weakness-rounds`."""
 
 
 class ProbeBlock(_Block):
@@ -89,6 +115,8 @@ class ProbeBlock(_Block):
     task: str
     n_problems: int | None = Field(None, ge=1)
     kind: Literal["pilot", "steer"] = "pilot"
+    along: Literal["directions", "directions+likelihood"] = "directions"
+    """Strategy that draws the rows of a pilot."""
     strategy: Literal["halving", "full"] = "halving"
     n_rows: int = Field(1000, ge=1)
     """Of each pilot."""
@@ -105,17 +133,77 @@ class ProbeBlock(_Block):
     sampling: SamplingBlock = SamplingBlock()
 
 
+class ArmBlock(_Block):
+    """An arm that is no plain strategy: its name, its strategy, and the selection settings in which it departs."""
+
+    name: str
+    strategy: str
+    directions: list[str] | None = None
+    """Signed directions of its own."""
+    rank_by: Literal["cosine", "projection", "centred-rank"] | None = None
+    top_share: float | None = Field(None, ge=0, le=1)
+    temperature: float | None = Field(None, gt=0)
+    likelihood_share: float | None = Field(None, gt=0, le=1)
+    cells: int | None = Field(None, ge=1)
+    quality_share: float | None = Field(None, gt=0, le=1)
+    band: Literal["low", "middle", "high"] | None = None
+    max_similarity: float | None = Field(None, ge=-1, le=1)
+    max_weight: float | None = Field(None, gt=0)
+    aggregate: Literal["round-robin", "max"] | None = None
+
+
+Arms = list[str | ArmBlock]
+
+
+class ContestBlock(_Block):
+    """Which way of selecting suits the model, tried at the study's budget on validation problems: the arm `native`."""
+
+    task: str | None = None
+    """Null takes the probe's."""
+    n_problems: int | None = Field(None, ge=1)
+    arms: Arms | None = None
+    """Null takes all ways along the chosen directions, and the controls."""
+    strategy: Literal["halving", "full"] = "halving"
+    n_random: int = Field(3, ge=1)
+    n_seeds: int = Field(2, ge=1)
+    n_finalists: int = Field(3, ge=1)
+    n_repeats: int = Field(2, ge=1)
+    sampling: SamplingBlock = SamplingBlock()
+
+
 class StudyBlock(_Block):
     """Arms x seeds on test problems."""
 
-    task: str
+    task: str | list[str]
+    """One or several; the first is the main one."""
     n_problems: int | None = Field(None, ge=1)
-    arms: list[str]
-    budget: int = Field(ge=1)
+    arms: Arms = Field(min_length=1)
+    """Strategies, `native` (what the contest chooses), or arms of one's own."""
+    budget: int | list[int]
+    """One or several; each is a study of its own, the first the main one."""
+    budget_unit: Literal["rows", "tokens"] = "rows"
     seeds: list[NonNegativeInt] = [0, 1, 2, 3, 4]
     directions: list[str] = []
     """Signed directions such as `3+`; empty takes what the probe chose."""
+    match: str | None = None
+    """Arm whose lengths `random-length-matched` has; null takes the first arm along directions."""
     sampling: SamplingBlock = SamplingBlock()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return (self.task,) if isinstance(self.task, str) else tuple(self.task)
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        return (self.budget,) if isinstance(self.budget, int) else tuple(self.budget)
+
+    @field_validator("budget")
+    @classmethod
+    def _some_budgets(cls, value: int | list[int]) -> int | list[int]:
+        budgets = [value] if isinstance(value, int) else value
+        if not budgets or min(budgets) < 1 or len(set(budgets)) != len(budgets):
+            raise ValueError("give one budget or several different ones, each at least 1")
+        return value
 
 
 class SteerBlock(_Block):
@@ -166,6 +254,8 @@ class Recipe(_Block):
     selection: SelectionBlock = SelectionBlock()
     training: TrainingBlock = TrainingBlock()
     probe: ProbeBlock | None = None
+    contest: ContestBlock = ContestBlock()
+    """Heeded where the study has the arm `native`."""
     study: StudyBlock | None = None
     steer: SteerBlock | None = None
 
@@ -221,7 +311,10 @@ def _keys_at(place: tuple[Any, ...]) -> list[str]:
     """The keys allowed at a place of the recipe."""
     model: type[BaseModel] = Recipe
     for part in place:
+        if str(part) not in model.model_fields:  # a number in a list, or one of several types
+            continue
         annotation = model.model_fields[str(part)].annotation
         options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        options += [inner for option in options for inner in getattr(option, "__args__", ())]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
     return list(model.model_fields)

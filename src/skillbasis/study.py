@@ -1,47 +1,81 @@
-"""Arms x seeds at an equal budget, the same training and evaluation, paired by seed: does a selection beat chance?"""
+"""Arms x seeds at an equal budget, the same training and evaluation, paired by seed: does a selection beat chance?
+
+Each arm is trained once per seed and answers all tasks. What cannot be selected, diverges or runs out of memory is a
+hole with a reason; the rest goes on. arms.py says what the figures are and what may be claimed, study_tables.py and
+study_forest.py write them down.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from . import statistics
-from .artifact import array_fingerprint, building, is_current, read_json, write_json
+from .arms import BASE, BEST_HUMAN, RANDOM, Runs, arm_figures, best_human, paired_differences, verdict_of
+from .artifact import building, is_current, read_json, write_json, write_text
 from .cells import Cell, CellResult, CellSettings, run_cells
-from .corpus import Corpus, write_selection
-from .errors import SkillbasisError, UsageError
-from .probe import selection_rows
-from .select import Candidates, select
-from .select.strategy import check_strategy, describe
+from .corpus import Corpus, training_rows, write_selection
+from .errors import SkillbasisError, UsageError, nearest
+from .evaluate.tasks import Task
+from .select import Candidates
+from .select.strategy import Arm, ChooseRows, Unit, describe
+from .study_forest import forest_svg
+from .study_tables import latex, markdown
 
 KIND = "study"
-BASE = "base"
-CONTROLS = ("random", "human-balanced", "low-nll")
-"""Arms that the others are compared with, where they are in the study."""
+NOT_KNOWN = ("ids", "labels", "settings", "corpus")
+"""Fields of the candidates that are no evidence: the corpus has its fingerprint, and settings stand for themselves."""
 
 
 @dataclass(frozen=True)
 class StudySettings:
     """What is compared."""
 
-    arms: tuple[str, ...]
-    """Selection strategies; the untuned `base` is always measured beside them."""
+    arms: tuple[Arm, ...]
+    """What is compared, a lone name being a strategy; the untuned `base` is always measured beside them."""
     budget: int
-    """Rows of every arm."""
+    """Rows, or tokens, of every arm."""
     seeds: tuple[int, ...]
     """Each seed draws its own selection, order of training and samples; arms are paired by seed."""
+    budget_unit: Unit = "rows"
+    """What the budget counts; tokens are those of prompt and response."""
 
     def __post_init__(self) -> None:
-        for arm in self.arms:
-            check_strategy(arm)
-        if len(set(self.arms)) != len(self.arms) or len(set(self.seeds)) != len(self.seeds):
+        object.__setattr__(self, "arms", tuple(Arm.of(arm) for arm in self.arms))
+        if len(set(self.names)) != len(self.arms) or len(set(self.seeds)) != len(self.seeds):
             raise UsageError("the arms and the seeds of a study must be different from each other")
+        if BASE in self.names:
+            raise UsageError(f"{BASE} is the untuned model in every study; give the arm another name")
         if not self.seeds or not self.arms:
             raise UsageError("a study needs at least one arm and one seed")
+        units = list(get_args(Unit))
+        if self.budget_unit not in units:
+            hint = nearest(self.budget_unit, units)
+            raise UsageError(f"unknown unit of the budget {self.budget_unit!r}{hint}; allowed are {', '.join(units)}")
+        if self.budget < 1:
+            raise UsageError(f"the budget must be at least 1, not {self.budget}")
+
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the arms, in order."""
+        return tuple(arm.name for arm in self.arms)
+
+
+@dataclass(frozen=True)
+class _Selected:
+    """What was chosen, and how long that took."""
+
+    cells: list[Cell]
+    holes: dict[str, CellResult]
+    """Cells that cannot be run, since their rows could not be chosen."""
+    seconds: dict[str, float]
+    """By arm, over all seeds."""
 
 
 def study(
@@ -52,134 +86,157 @@ def study(
     base_fingerprint: str,
     settings: StudySettings,
     *,
-    selection_cost_s: dict[str, float] | None = None,
+    choose: ChooseRows = Arm.choose,
+    selection_cost_s: Mapping[str, float] | None = None,
     n_workers: int | None = None,
     on_cell: Callable[[CellResult, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs every arm at every seed and compares them.
+    """Runs every arm at every seed and compares them on every task.
+
+    Killed at any moment, the same call goes on: finished cells are kept.
 
     Args:
-        out: artifact directory: `summary.json`, `selections/ARM-SEED.jsonl`, and a cell per arm and seed.
+        out: artifact directory: `summary.json`, the same as tables (`summary.md`, `summary.tex`) and as a plot
+            (`forest.svg`), `selections/ARM-SEED.jsonl`, and a cell per arm and seed.
         candidates: what the strategies choose from, with the chosen directions in its settings.
-        cells: model, test task, sampling and training.
-        selection_cost_s: seconds that finding the selection took (proxy runs are compute too), by arm.
-    Returns: the content of `summary.json`.
-    Raises: UsageError: an arm lacks what it needs, or the budget is above the pool.
+        cells: model, test tasks, sampling and training.
+        choose: gives the rows of an arm.
+        selection_cost_s: seconds that finding the selection took once (proxy runs, likelihoods, own answers), by arm.
+        n_workers: as of `run_cells`.
+    Returns: the content of `summary.json`. An arm whose rows cannot be chosen (a budget above the pool, something
+        that was not measured) and a cell that fails are in it with their reasons.
+    Raises: UsageError: a task cannot be loaded.
     """
-    out = Path(out)
+    out, tasks = Path(out), cells.load_tasks()
     inputs = {
         "settings": asdict(settings),
         "cells": {key: value for key, value in asdict(cells).items() if key != "model"},
+        "tasks": {task.name: task.fingerprint for task in tasks},
         "weights_fingerprint": base_fingerprint,
         "corpus_fingerprint": corpus.fingerprint,
         "selection": asdict(candidates.settings),
-        "scores": array_fingerprint(candidates.scores.values) if candidates.scores else None,
-        "likelihood": array_fingerprint(candidates.likelihood.mean_nll) if candidates.likelihood else None,
+        "known": candidates.fingerprints,
     }
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "summary.json"))
     with building(out, KIND, inputs, {}) as work:
-        jobs, holes = [], {}
-        for arm in settings.arms:
-            for seed in settings.seeds:
-                try:
-                    chosen = select(candidates, arm, settings.budget, seed)
-                except SkillbasisError as error:
-                    holes[f"cells/{arm}/{seed}"] = str(error)
-                    continue
-                how = describe(candidates.settings, arm) | {"budget": settings.budget, "seed": seed}
-                write_selection(work / "selections" / f"{arm}-{seed}.jsonl", corpus, chosen, how)
-                rows = selection_rows(corpus, [row.id for row in chosen])
-                jobs.append(Cell(f"cells/{arm}/{seed}", rows, seed, seed))
-        jobs += [Cell(f"cells/{BASE}/{seed}", None, seed, seed) for seed in settings.seeds]
+        selected = _select(work, corpus, candidates, settings, choose)
+        jobs = selected.cells + [Cell(f"cells/{BASE}/{seed}", None, seed, seed) for seed in settings.seeds]
         results = run_cells(work, jobs, cells, base_fingerprint, n_workers=n_workers, on_cell=on_cell)
-        results |= {name: CellResult(name, None, reason, 0.0) for name, reason in holes.items()}
-        summary = _compare(results, settings, cells, selection_cost_s or {})
-        write_json(work / "summary.json", statistics.nan_to_none(summary | {"settings": inputs}))
+        results |= selected.holes
+        once = {arm: seconds + (selection_cost_s or {}).get(arm, 0.0) for arm, seconds in selected.seconds.items()}
+        n_rows = {cell.name: len(cell.rows or ()) for cell in jobs}
+        summary = summarise(results, tasks, settings, n_rows, once, cells.sampling.rollouts)
+        summary = statistics.nan_to_none(summary | {"settings": inputs})
+        write_json(work / "summary.json", summary)
+        write_text(work / "summary.md", markdown(summary))
+        write_text(work / "summary.tex", latex(summary))
+        write_text(work / "forest.svg", forest_svg(summary))
     return dict(read_json(out / "summary.json"))
 
 
-def _compare(
-    results: dict[str, CellResult], settings: StudySettings, cells: CellSettings, cost_s: dict[str, float]
+def _select(
+    work: Path, corpus: Corpus, candidates: Candidates, settings: StudySettings, choose: ChooseRows
+) -> _Selected:
+    """Chooses the rows of every arm and seed and writes them down; what fails is a hole."""
+    found = _Selected([], {}, dict.fromkeys(settings.names, 0.0))
+    for arm in settings.arms:
+        for seed in settings.seeds:
+            started, name = time.perf_counter(), f"cells/{arm.name}/{seed}"
+            try:
+                chosen = choose(arm, candidates, settings.budget, seed, settings.budget_unit)
+            except SkillbasisError as error:
+                found.holes[name] = CellResult(name, {}, str(error), 0.0)
+            else:
+                how = describe(arm.settings(candidates.settings), arm.strategy) | {"arm": arm.name}
+                how |= {"budget": settings.budget, "unit": settings.budget_unit, "seed": seed}
+                write_selection(work / "selections" / f"{arm.name}-{seed}.jsonl", corpus, chosen, how)
+                found.cells.append(Cell(name, training_rows(corpus, chosen), seed, seed))
+            found.seconds[arm.name] += time.perf_counter() - started
+    return found
+
+
+def summarise(
+    results: Mapping[str, CellResult],
+    tasks: Sequence[Task],
+    settings: StudySettings,
+    n_rows: Mapping[str, int],
+    selection_s: Mapping[str, float],
+    rollouts: int,
 ) -> dict[str, Any]:
-    """Means, intervals and paired differences; an arm with a failed cell is compared on the seeds it has."""
-    arms: dict[str, Any] = {}
-    table: dict[str, dict[int, CellResult]] = {}
-    for arm in (BASE, *settings.arms):
-        cells_of = {seed: results[f"cells/{arm}/{seed}"] for seed in settings.seeds}
-        done = {seed: cell for seed, cell in cells_of.items() if cell.result is not None}
-        reasons = sorted({cell.reason for cell in cells_of.values() if cell.reason})
-        table[arm] = done
-        entry: dict[str, Any] = {
-            "status": "done" if len(done) == len(cells_of) else "partial" if done else "failed",
-            "reason": "; ".join(reasons) or None,
-            "n_rows": 0 if arm == BASE else settings.budget,
-            "cost_seconds": sum(cell.seconds for cell in done.values()) + cost_s.get(arm, 0.0),
+    """The content of `summary.json` but for its settings; an arm with failed cells is compared on the seeds it has.
+
+    Args:
+        results: of every cell, `cells/ARM/SEED`.
+        n_rows: by the name of the cell.
+        selection_s: seconds that choosing the rows took, by arm.
+    """
+    by_arm = {arm: {seed: results[f"cells/{arm}/{seed}"] for seed in settings.seeds} for arm in (BASE, *settings.names)}
+    facts = {arm: _facts(of, n_rows, selection_s.get(arm, 0.0)) for arm, of in by_arm.items()}
+    compared: dict[str, Any] = {}
+    for task in tasks:
+        runs: Runs = {
+            arm: {seed: cell.results[task.name] for seed, cell in of.items() if cell.results}
+            for arm, of in by_arm.items()
         }
-        if done:
-            outcomes = [cell.result for cell in done.values() if cell.result is not None]
-            for k in outcomes[0].ks:
-                values = np.stack([outcome.pass_at_k(k) for outcome in outcomes])  # (seeds, problems)
-                estimate = statistics.aggregate_over_seeds(values)
-                entry[f"pass@{k}"] = statistics.as_json(estimate) | {"seeds": list(estimate.seed_means)}
-            entry["mean_tokens"] = float(np.mean([outcome.n_tokens.mean() for outcome in outcomes]))
-            entry["truncated_fraction"] = float(np.mean([outcome.truncated.mean() for outcome in outcomes]))
-        arms[arm] = entry
-    paired = _paired(table, settings.arms)
-    first = next(iter(next(done for done in table.values() if done).values())).result
-    assert first is not None
+        arms = {arm: facts[arm] | (arm_figures(list(of.values())) if of else {}) for arm, of in runs.items()}
+        paired, human = paired_differences(runs, settings.names), best_human(runs)
+        compared[task.name] = {
+            "n_problems": len(task.problems),
+            "arms": arms,
+            "best_human": human,
+            "paired": paired,
+            "verdicts": {arm: verdict_of(arm, facts[arm], paired, human) for arm in settings.names if arm != RANDOM},
+        }
+    first = tasks[0].name
     return {
-        "task": cells.task,
-        "n_problems": len(first.problem_ids),
-        "rollouts": cells.sampling.rollouts,
+        "task": first,
+        "rollouts": rollouts,
         "budget": settings.budget,
+        "budget_unit": settings.budget_unit,
         "seeds": list(settings.seeds),
-        "arms": arms,
-        "paired": paired,
-        "verdicts": {arm: _verdict(arm, arms[arm], paired) for arm in settings.arms if arm != "random"},
-        "notes": [
-            "Intervals of arms and differences are 95 % t-intervals over seeds; a difference counts only if the "
-            "interval over problems excludes zero too.",
-            f"Directions were chosen on validation problems; {cells.task} was not used to choose anything.",
-        ],
+        **compared[first],
+        "tasks": compared,
+        "notes": _notes(compared),
     }
 
 
-def _paired(table: dict[str, dict[int, CellResult]], arms: Sequence[str]) -> list[dict[str, Any]]:
-    """Differences of each arm to the controls, on common seeds; Holm over the arms of one control and metric."""
-    rows: list[dict[str, Any]] = []
-    ks = next(cell.result.ks for done in table.values() for cell in done.values() if cell.result is not None)
-    for control in CONTROLS:
-        if not table.get(control):
-            continue
-        for k in sorted({1, 4, ks[-1]} & set(ks)):  # the k between say nothing new
-            family: list[dict[str, Any]] = []
-            for arm in (BASE, *arms):
-                common = sorted(set(table[arm]) & set(table[control]))
-                if arm == control or not common:
-                    continue
-                a, b = (np.stack([table[name][seed].pass_at_k(k) for seed in common]) for name in (arm, control))
-                difference = statistics.paired_over_seeds(a, b)
-                entry = statistics.as_json(difference)
-                entry |= {"n_seeds": len(common), "holds": difference.holds}
-                family.append({"a": arm, "b": control, "metric": f"pass@{k}"} | entry)
-            corrected = statistics.holm([float("nan") if r["p_value"] is None else r["p_value"] for r in family])
-            for row, p_holm in zip(family, corrected, strict=True):
-                row["p_holm"] = p_holm
-            rows += family
-    return rows
+def _facts(cells: Mapping[int, CellResult], n_rows: Mapping[str, int], selection_s: float) -> dict[str, Any]:
+    """What an arm is whatever the task: whether it ran, what it was trained on, what it cost over all its seeds."""
+    done = [cell for cell in cells.values() if cell.results]
+    reasons = sorted({cell.reason for cell in cells.values() if cell.reason})
+    rows = [n_rows[cell.name] for cell in done]
+    training = sum(cell.training_seconds for cell in done)
+    total = sum(cell.seconds for cell in cells.values())  # what failed has cost its time too
+    return {
+        "status": "done" if len(done) == len(cells) else "partial" if done else "failed",
+        "reason": "; ".join(reasons) or None,
+        "n_seeds": len(done),
+        "n_rows": None if not rows else rows[0] if len(set(rows)) == 1 else float(np.mean(rows)),
+        "training_tokens": float(np.mean([cell.n_training_tokens for cell in done])) if done else None,
+        "selection_seconds": round(selection_s, 3),
+        "training_seconds": round(training, 3),
+        "answering_seconds": round(sum(cell.seconds for cell in done) - training, 3),
+        "cost_seconds": round(total + selection_s, 3),
+    }
 
 
-def _verdict(arm: str, entry: dict[str, Any], paired: Sequence[dict[str, Any]]) -> str:
-    """One plain sentence on an arm against random selection."""
-    if entry["status"] == "failed":
-        return f"{arm} failed: {entry['reason']}"
-    row = next((r for r in paired if r["a"] == arm and r["b"] == "random" and r["metric"] == "pass@1"), None)
-    if row is None:
-        return f"{arm} cannot be compared with random selection: they share no seed"
-    if row["low"] is None:
-        return f"{arm} cannot be judged: {row['reason']}"
-    points = f"{100 * row['mean']:+.1f} points, 95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
-    if row["holds"] and row["p_holm"] < 0.05:
-        return f"{arm} is {'better' if row['mean'] > 0 else 'worse'} than random selection: {points}"
-    return f"{arm} is not separated from random selection: {points}"
+def _notes(compared: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    notes = [
+        "Intervals of arms and differences are 95 % t-intervals over seeds. An arm is called better or worse only if "
+        "the interval over problems excludes zero too, on the same side, and p stays below .05 after Holm's correction "
+        "over the arms of one control, metric and task.",
+        "Differences that could be seen are those found in 80 % of studies of this size at p < .05, before Holm's "
+        "correction, by both tests.",
+        "Costs are sums over seeds, but for what was measured once to select by (proxy runs, likelihoods, own "
+        "answers): that counts in full for every arm that needs it.",
+        f"Directions were chosen on validation problems; no problem of {', '.join(compared)} was used to choose rows.",
+    ]
+    if any(part["best_human"] for part in compared.values()):
+        notes.append(
+            f"The control {BEST_HUMAN} is the human-skill arm with the highest mean pass@1 on these same problems. "
+            "That flatters it, so differences in favour of other arms are rather too small than too large."
+        )
+    else:
+        notes.append("No human-skill arm has a result here, so nothing is compared with one.")
+    return notes

@@ -20,7 +20,7 @@ from ..lm import LanguageModel
 if TYPE_CHECKING:
     import torch
 
-Pooling = Literal["mean", "last", "max"]
+Pooling = Literal["mean", "last", "max", "weighted"]
 Span = Literal["all", "prompt", "response"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 SPANS: tuple[str, ...] = get_args(Span)
@@ -187,13 +187,16 @@ def pool_tokens(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> t
     Args:
         hidden: (rows, tokens, hidden) in the model's dtype.
         mask: (rows, tokens) bool, at least one token marked in each row.
-        pooling: `mean` (accumulated in float32), `last` marked token, or `max` over marked tokens.
+        pooling: `mean` (accumulated in float32), `last` marked token, `max` over marked tokens, or `weighted`: a mean,
+            accumulated likewise, in which the t-th marked token of a row, counted from 1, weighs in proportion to t
+            (that of RDS+, arXiv 2503.01807: in a causal model later states have read more).
     Returns: (rows, hidden) float32.
     """
     import torch
 
-    if pooling == "mean":
-        weights = (mask.float() / mask.sum(dim=1, keepdim=True))[:, None, :]  # (rows, 1, tokens)
+    if pooling in ("mean", "weighted"):
+        shares = mask * mask.cumsum(dim=1) if pooling == "weighted" else mask.long()
+        weights = (shares.float() / shares.sum(dim=1, keepdim=True))[:, None, :]  # (rows, 1, tokens)
         result = torch.bmm(weights, hidden.float()).squeeze(1)
         if not result.isfinite().all():  # a padded position may be infinite, and zero times infinity is NaN
             result = torch.bmm(weights, hidden.masked_fill(~mask[..., None], 0).float()).squeeze(1)

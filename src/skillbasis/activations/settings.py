@@ -20,6 +20,8 @@ class ExtractionSettings:
     layers: str = "inner"
     """`inner` (all blocks but the first and the last, the paper's choice), `all`, or a list such as `2,5,8-11`."""
     pooling: Pooling = "mean"
+    """How the tokens of the span become one vector: their `mean` (the paper's choice), the `last` one's, the `max` of
+    each number, or `weighted`: a mean in which the t-th token of the span weighs in proportion to t (as in RDS+)."""
     span: Span = "all"
     max_length: int = 8000
     """Tokens after which a row is cut (the paper's 8,000); never more than the model's context."""

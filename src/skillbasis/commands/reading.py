@@ -219,6 +219,9 @@ def likelihood(
     out: Out,
     max_length: MaxLength = 8000,
     batch_tokens: BatchTokens = 8192,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Also without its prompt (column alone_nll), for strategy ifd.")
+    ] = False,
     dtype: Dtype = "auto",
     format: Format = None,
     on_bad_row: OnBadRow = "stop",
@@ -238,6 +241,7 @@ def likelihood(
             load_model(model, dtype=dtype),
             max_length=max_length,
             batch_tokens=batch_tokens,
+            alone=alone,
             on_progress=on_progress,
         )
     table.save(out)

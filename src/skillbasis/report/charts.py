@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .figures import Difference, Interval
-from .records import BasisFacts, Probe, ScoreSample, Study
+from .figures import Interval
+from .records import BasisFacts, Probe, ScoreSample
+from .study_records import Compared, Paired
 from .sweep_records import TARGET, Sweep, SweepPoint
 from .wording import BASE, PRIMARY, RANDOM, percent, show
 
@@ -66,9 +67,11 @@ class _Row:
     value: Interval
     colour: str
     symbol: str = "circle"
+    second: Interval | None = None
+    """Another interval of the same estimate, drawn thin."""
 
 
-def study_forest(study: Study, metric: str = PRIMARY) -> Figure | None:
+def study_forest(study: Compared, metric: str = PRIMARY) -> Figure | None:
     """Draws each arm's mean with its interval and one dot per seed; None where no arm has this metric."""
     rows = [
         _Row(label=name, value=arm.metric(metric), colour=MUTED if name in (BASE, RANDOM) else BLUE)
@@ -78,14 +81,10 @@ def study_forest(study: Study, metric: str = PRIMARY) -> Figure | None:
     return _forest(rows, title=f"{metric}, %", line=base)
 
 
-def paired_forest(study: Study, metric: str = PRIMARY) -> Figure | None:
-    """Draws the paired differences on one metric against zero; None where there is none."""
-    rows = [
-        _difference_row(f"{paired.a} − {paired.b}", paired, paired.separated)
-        for paired in study.paired
-        if paired.metric == metric
-    ]
-    return _forest(rows, title=f"difference in {metric}, percentage points", line=0.0)
+def paired_forest(study: Compared, control: str, metric: str = PRIMARY) -> Figure | None:
+    """Draws the differences of all arms to one on one metric, intervals over seeds thick and over problems thin."""
+    rows = [_paired_row(row) for row in study.paired if (row.b, row.metric) == (control, metric)]
+    return _forest(rows, title=f"difference to {_text(control)} in {metric}, percentage points", line=0.0)
 
 
 def probe_forest(probe: Probe) -> Figure | None:
@@ -236,10 +235,10 @@ def _figure(height: int) -> Figure:
     )
 
 
-def _difference_row(label: str, value: Difference, separated: bool) -> _Row:
-    verdict = ("helps" if (value.mean or 0.0) > 0 else "hurts") if separated else ""
+def _paired_row(row: Paired) -> _Row:
+    verdict = ("helps" if (row.mean or 0.0) > 0 else "hurts") if row.separated else ""
     colour, symbol = VERDICT_MARKS.get(verdict, UNDECIDED_MARK)
-    return _Row(label=label, value=value, colour=colour, symbol=symbol)
+    return _Row(label=row.a, value=row, colour=colour, symbol=symbol, second=row.problems)
 
 
 def _forest(rows: Sequence[_Row], *, title: str, line: float | None) -> Figure | None:
@@ -265,6 +264,14 @@ def _forest(rows: Sequence[_Row], *, title: str, line: float | None) -> Figure |
                 hovertext=[f"{_text(row.label)}, one seed: {value:.1f}" for value in seeds],
                 hoverinfo="text",
             )
+        if row.second is not None and row.second.bounded:
+            figure.add_scatter(
+                x=[100 * (row.second.low or 0.0), 100 * (row.second.high or 0.0)],
+                y=[position + 0.22] * 2,  # below, where a wider thick line does not hide it
+                mode="lines",
+                line={"color": row.colour, "width": 1},
+                hoverinfo="skip",
+            )
         low, high = (row.value.low, row.value.high) if row.value.bounded else (mean, mean)
         figure.add_scatter(
             x=[100 * mean],
@@ -276,7 +283,7 @@ def _forest(rows: Sequence[_Row], *, title: str, line: float | None) -> Figure |
                 "symmetric": False,
                 "array": [100 * ((high or 0.0) - mean)],
                 "arrayminus": [100 * (mean - (low or 0.0))],
-                "thickness": 2,
+                "thickness": 2 if row.second is None else 3,
                 "width": 0,
                 "color": row.colour,
             },

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from ..artifact import read_json
 from ..errors import ArtifactError, UsageError
-from .records import ActivationFacts, BasisFacts, Interpretation, Probe, Report, RunFacts, ScoreSample, Study
+from .records import ActivationFacts, BasisFacts, Interpretation, Probe, Report, RunFacts, ScoreSample
+from .study_records import Study
 from .sweep_records import Sweep
 
 N_SCATTER_POINTS = 3_000

@@ -126,9 +126,11 @@ def embed_json(value: Any) -> Markup:
 def _figures(report: Report) -> dict[str, Figure]:
     """All figures the artifacts allow, by the id of their place in the page."""
     found: dict[str, Figure | None] = {}
-    if report.study:
-        found["study-arms"] = charts.study_forest(report.study)
-        found["study-paired"] = charts.paired_forest(report.study)
+    for i, (_, part) in enumerate(report.study.parts if report.study else ()):
+        place = f"study-{i}" if i else "study"
+        found[f"{place}-arms"] = charts.study_forest(part)
+        for j, control in enumerate(part.controls):
+            found[f"{place}-paired-{j}"] = charts.paired_forest(part, control)
     if report.probe:
         found["probe"] = charts.probe_forest(report.probe)
     if report.sweep:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .figures import ALPHA, Difference, Measured
+from .study_records import Study
 from .sweep_records import Sweep
 
 PREVIEW_CHARS = 120
@@ -236,58 +237,6 @@ class Probe:
             if self.saved.seconds_of_full and self.saved.cells < self.saved.cells_of_full
             else ""
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm(Measured):
-    """One way of choosing training rows (or `base`, the model untuned), over all seeds."""
-
-    n_rows: int | None = None
-    mean_tokens: float | None = None
-    cost_seconds: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paired(Difference):
-    """Arm a minus arm b on one metric, paired over seeds and problems."""
-
-    a: str
-    b: str
-    metric: str
-    n_seeds: int | None = None
-    minimum_detectable: float | None = None
-    """The smallest difference this design would have found, as a fraction."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """Arms by seeds, compared in pairs."""
-
-    arms: dict[str, Arm]
-    paired: tuple[Paired, ...] = ()
-    verdicts: dict[str, str] = field(default_factory=dict)
-    task: str | None = None
-    n_problems: int | None = None
-    rollouts: int | None = None
-    budget: int | None = None
-    seeds: tuple[int, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    @property
-    def metric_names(self) -> list[str]:
-        """The metrics any arm was measured on, by k."""
-        names = {name for arm in self.arms.values() for name in arm.metrics}
-        return sorted(names, key=lambda name: (len(name), name))
-
-    def difference(self, a: str, b: str, metric: str = "pass@1") -> Difference | None:
-        """Arm a minus arm b, whichever way round it was recorded; None where it was not."""
-        for paired in self.paired:
-            if paired.metric == metric and (paired.a, paired.b) == (a, b):
-                return paired
-            if paired.metric == metric and (paired.a, paired.b) == (b, a):
-                return -paired
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)

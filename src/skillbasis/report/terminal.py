@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .collect import STUDY, collect_study
-from .records import Arm, Study
+from .study_records import Arm, Study
 from .wording import BASE, DASH, RANDOM, Shown, number, p_text, show, why_missing
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ def terminal_table(run: Path) -> Table:
     if study is None:
         raise UsageError(f"{run} holds no {STUDY}; run 'skillbasis study' first, or check the path")
     task = f" on {study.task}" if study.task else ""
-    sizes = {number(arm.n_rows) for name, arm in study.arms.items() if name != BASE}
+    sizes = {number(arm.n_rows) for name, arm in study.arms.items() if name != BASE and arm.n_rows is not None}
     budget = f", {sizes.pop()} rows each" if len(sizes) == 1 else ""
+    if study.budget_unit != "rows":
+        budget = f", {number(study.budget)} {study.budget_unit} each"
     # Text objects throughout: names come from recipes, and Rich would read [brackets] in a string as markup.
     table = Table(
         title=Text(f"Arms{task}{budget}, % [95 % interval]"),
@@ -74,11 +76,10 @@ def _stacked(shown: Shown) -> Text:
 
 
 def _verdict(study: Study, name: str, arm: Arm) -> str:
-    """The recorded verdict in a word or two; else why there is none."""
+    """The recorded verdict against random in a word or two; else why there is none."""
     if name in study.verdicts and arm.status == "done":
-        sentence = study.verdicts[name]
-        words = {"is better": "better", "is worse": "worse", "is not separated": "undecided"}
-        return next((word for phrase, word in words.items() if phrase in sentence), sentence)
+        word = study.verdict_word(name, RANDOM)
+        return study.verdicts[name].split(": ")[0] if word is None else word.replace("not separated", "undecided")
     if arm.status != "done":
         return why_missing(arm)
     reasons = [f"{metric}: {show(arm.metric(metric), arm).reason}" for metric in study.metric_names]

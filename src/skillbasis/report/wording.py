@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .figures import Difference, Interval, Measured
-from .records import Report, Study
+from .figures import ALPHA, Difference, Interval, Measured
+from .records import Report
+from .study_records import Study
 
 DASH = "–"
 MINUS = "−"
@@ -142,8 +143,12 @@ def _against_random(study: Study, best: str) -> tuple[str, ...]:
         return (f"{stem}: the interval excludes zero.", *_others(others))
     if not difference.bounded:
         why = "without an interval it is not separated from random"
-    elif difference.excludes_zero:
+    elif difference.excludes_zero and difference.p_holm is not None and difference.p_holm >= ALPHA:
         why = "the interval excludes zero, but not after the correction for the number of comparisons"
+    elif difference.excludes_zero and len(study.seeds) == 1:
+        why = "the interval over problems excludes zero, but the variance between seeds is unknown"
+    elif difference.excludes_zero:
+        why = "the interval over seeds excludes zero, but that over problems does not"
     else:
         why = "the interval includes zero"
     return (f"{stem}: {why}.", *_others(others)) if others else (f"{stem}: {why}; {nobody}",)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,7 +76,42 @@ def covering_rows(candidates: Candidates, budget: int, rng: np.random.Generator)
     of a row is its distance to the nearest row chosen before, in standard deviations; the first has none.
     Raises: UsageError: there are no scores. ArtifactError: a row has a score that is not finite.
     """
-    order = np.array(sorted(range(len(candidates.ids)), key=lambda i: candidates.ids[i]))
+    return _covering(candidates, np.ones(len(candidates.ids), dtype=bool), budget)
+
+
+def covering_best_rows(candidates: Candidates, budget: int, rng: np.random.Generator) -> list[SelectedRow]:
+    """Takes rows far from each other as `covering_rows` does, but only among the best `quality_share` of all.
+
+    The best are those of the highest given quality where there is one, else of the lowest mean NLL under the model;
+    ties go to the lowest id, and a row of which that is not known comes last. Distances are in standard deviations over
+    all candidates; the first row is the one farthest from the mean of the best. A budget above the share takes all of
+    it and then the next best rows, which have no distance and so no score.
+    Raises: UsageError: there are no scores, or neither qualities nor likelihoods. ArtifactError: a row has a score
+        that is not finite.
+    """
+    quality = candidates.given_quality
+    what = "mean NLL" if quality is None else "quality"
+    badness = candidates.mean_nll if quality is None else np.nan_to_num(-quality.astype(np.float64), nan=np.inf)
+    place = np.argsort(_by_id(candidates))  # of each row in the order of ids
+    best = np.lexsort((place, badness))
+    n_best = max(1, math.ceil(candidates.settings.quality_share * len(best)))
+    kept = np.zeros(len(best), dtype=bool)
+    kept[best[:n_best]] = True
+    covering = _covering(candidates, kept, min(budget, n_best))
+    rows = [replace(row, reason=f"{row.reason}, of the best {n_best} by {what}") for row in covering]
+    for rank, i in enumerate(best[n_best:budget], n_best + 1):
+        rows.append(SelectedRow(candidates.ids[i], rank, reason=f"filled up: next best by {what}"))
+    return rows
+
+
+def _by_id(candidates: Candidates) -> np.ndarray:
+    """Indices of the candidates in the order of their ids."""
+    return np.array(sorted(range(len(candidates.ids)), key=lambda i: candidates.ids[i]))
+
+
+def _covering(candidates: Candidates, kept: np.ndarray, budget: int) -> list[SelectedRow]:
+    """Rows far from each other among the `kept` ones (a mask), in the space whitened over all candidates."""
+    order = _by_id(candidates)
     values = candidates.known_scores.values[order]
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):
@@ -83,7 +119,9 @@ def covering_rows(candidates: Candidates, budget: int, rng: np.random.Generator)
             f"row {candidates.ids[order[broken[0]]]!r} has a score that is not finite; score the corpus again"
         )
     varying = values.min(axis=0) < values.max(axis=0)
-    found = farthest_points(values[:, varying] / values[:, varying].std(axis=0), budget)
+    scale = values[:, varying].std(axis=0)
+    order, values = order[kept[order]], values[kept[order]]
+    found = farthest_points(values[:, varying] / scale, budget)
     return [
         SelectedRow(candidates.ids[order[i]], rank, float(d) if rank > 1 else None, reason=_reason(d))
         for rank, (i, d) in enumerate(zip(found.indices, found.distances, strict=True), 1)

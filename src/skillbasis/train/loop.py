@@ -43,18 +43,8 @@ def tokenize_examples(
     Raises: SkillbasisError: an empty response, or one of which nothing is left within max_length. UsageError: the
         tokenizer has no end token.
     """
-    if lm.tokenizer.eos_token is None:
-        raise UsageError(f"the tokenizer of {lm.name!r} has no end token to train on; set eos_token")
-    texts = [row_text(prompt, response, lm.tokenizer) for prompt, response in rows]
+    prompts, responses = _token_ids(lm, rows)
     examples = []
-    prompts = lm.tokenizer(
-        [text.prompt_text for text in texts],
-        add_special_tokens=texts[0].add_special_tokens if texts else True,
-        verbose=False,  # what is too long is cut below, so there is nothing to warn of
-    )["input_ids"]
-    responses = lm.tokenizer([_without_end(text, lm) for text in texts], add_special_tokens=False, verbose=False)[
-        "input_ids"
-    ]
     for number, (prompt_ids, response_ids) in enumerate(zip(prompts, responses, strict=True), 1):
         if not response_ids or len(prompt_ids) >= max_length:
             raise SkillbasisError(
@@ -64,6 +54,30 @@ def tokenize_examples(
         kept = [*response_ids, lm.tokenizer.eos_token_id][: max_length - len(prompt_ids)]
         examples.append(TrainingExample(list(prompt_ids), kept))
     return examples
+
+
+def row_lengths(lm: LanguageModel, rows: Sequence[tuple[list[dict[str, str]], str]], max_length: int) -> list[int]:
+    """Tokens that training reads of each row: prompt, response and end token, cut at max_length."""
+    prompts, responses = _token_ids(lm, rows)
+    return [min(max_length, len(p) + len(r) + 1) for p, r in zip(prompts, responses, strict=True)]
+
+
+def _token_ids(
+    lm: LanguageModel, rows: Sequence[tuple[list[dict[str, str]], str]]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts and responses as tokens, without the end token. Raises: UsageError: the tokenizer has none."""
+    if lm.tokenizer.eos_token is None:
+        raise UsageError(f"the tokenizer of {lm.name!r} has no end token to train on; set eos_token")
+    texts = [row_text(prompt, response, lm.tokenizer) for prompt, response in rows]
+    prompts = lm.tokenizer(
+        [text.prompt_text for text in texts],
+        add_special_tokens=texts[0].add_special_tokens if texts else True,
+        verbose=False,  # what is too long is cut by the caller, so there is nothing to warn of
+    )["input_ids"]
+    responses = lm.tokenizer([_without_end(text, lm) for text in texts], add_special_tokens=False, verbose=False)[
+        "input_ids"
+    ]
+    return prompts, responses
 
 
 def _without_end(text: RowText, lm: LanguageModel) -> str:

@@ -1,0 +1,318 @@
+"""The stages of a run that choose rows and see what that is worth: evidence -> probe -> contest -> study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from .basis import SkillBasis
+from .cells import CellResult
+from .contest import NATIVE, chosen_arm, contest
+from .corpus import Corpus, SelectedRow
+from .curriculum import in_rounds
+from .errors import SkillbasisError
+from .evaluate.tasks import Task
+from .evidence import gather, kept_reread
+from .lm import LanguageModel
+from .probe import probe
+from .recipe import Recipe, StudyBlock
+from .recipe_settings import (
+    arms_of,
+    cell_settings,
+    contest_settings,
+    evidence_settings,
+    has_contest,
+    probe_settings,
+    recipe_needs,
+    training_settings,
+)
+from .select import Candidates, SignedDirection, parse_direction
+from .select.reread import ALONG_DIRECTIONS, FIRST
+from .select.strategy import STRATEGIES, Arm, ChooseRows, Need, Unit
+from .stages import Run
+from .study import StudySettings, study
+
+ROUNDS = "weakness-rounds"
+_STAGES: dict[Need, tuple[str, ...]] = {
+    "scores": ("activations", "basis"),
+    "directions": ("activations", "basis", "probe"),
+    "likelihood": ("likelihood",),
+    "likelihood alone": ("likelihood",),
+    "own answers": ("own answers",),
+    "validation": ("validation answers",),
+    "query": ("query vectors",),
+}
+"""Stages whose time an arm that needs something is charged with."""
+_WORDS: dict[Need, str] = {
+    "quality": "a column with a quality of every row",
+    "validation": "validation problems",
+    "query": "a query set, or validation problems",
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the probe found."""
+
+    directions: tuple[SignedDirection, ...] = ()
+    ranking: tuple[SignedDirection, ...] = ()
+    """All that were tried, the best first."""
+    gains: tuple[float, ...] = ()
+    """Of the chosen ones, in pass@1 to random pilots."""
+
+
+def validation_task(recipe: Recipe) -> Task | None:
+    """Problems that may choose; None where the recipe names none."""
+    block = recipe.selection
+    name = block.validation or (recipe.probe.task if recipe.probe else recipe.contest.task)
+    limit = (
+        block.n_validation
+        if block.validation or recipe.probe is None
+        else (block.n_validation or recipe.probe.n_problems)
+    )
+    return None if name is None else recipe.asking.load(name, limit)
+
+
+def gathered(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis: SkillBasis) -> dict[str, Any]:
+    """What the arms and the probe need to know of the pool; arguments of `Candidates.of`."""
+    needs, task = recipe_needs(recipe), validation_task(recipe)
+    lacking: set[Need] = {"quality"} if recipe.selection.quality is None else set()
+    if task is None:
+        lacking |= {"validation"} | ({"query"} if recipe.selection.query is None else set())
+    for need in sorted(needs & lacking):  # the arms become holes that say so
+        key = "selection.quality" if need == "quality" else "selection.validation"
+        run.warnings.append(f"an arm needs {_WORDS[need]}, and the recipe names none ({key})")
+    needs -= lacking
+    if not needs:
+        return {}
+    return gather(run.out, needs, corpus, lm, evidence_settings(recipe), run.do, validation=task, basis=basis)
+
+
+def probed(
+    run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis: SkillBasis, candidates: Candidates
+) -> Chosen:
+    """Tries the directions."""
+    block = recipe.probe
+    if block is None:
+        return Chosen()
+    outcome = run.do(
+        "probe",
+        lambda tick: probe(
+            run.out / "probe",
+            corpus,
+            candidates,
+            cell_settings(recipe, block.task, block.n_problems, block.sampling),
+            lm.weights_fingerprint,
+            probe_settings(block, recipe.seed),
+            basis=basis,
+            n_workers=workers(recipe, lm),
+            on_cell=cell_tick(tick),
+        ),
+        run.out / "probe",
+    )
+    failed = [entry["name"] for entry in outcome["directions"] if entry["status"] == "failed"]
+    if failed:
+        run.warnings.append(f"all cells of the probe failed for {', '.join(failed)}")
+    gains = {entry["name"]: (entry["difference_to_random"] or {}).get("mean") or 0.0 for entry in outcome["directions"]}
+    return Chosen(
+        tuple(parse_direction(name) for name in outcome["chosen"]),
+        tuple(parse_direction(name) for name in outcome["ranking"]),
+        tuple(gains[name] for name in outcome["chosen"]),
+    )
+
+
+def studied(
+    run: Run,
+    recipe: Recipe,
+    lm: LanguageModel,
+    corpus: Corpus,
+    basis: SkillBasis,
+    candidates: Candidates,
+    found: Chosen,
+) -> None:
+    """The contest, where an arm needs it, and the study, at every budget."""
+    block = recipe.study
+    if block is None:
+        return
+    given = tuple(parse_direction(name) for name in block.directions)
+    candidates = candidates.with_settings(
+        replace(candidates.settings, directions=given or found.directions, weights=_weights(recipe, given, found))
+    )
+    for number, budget in enumerate(block.budgets):
+        # The first budget is the run's own; the others stand beside it under their size.
+        _at_budget(run, recipe, lm, corpus, basis, candidates, found, budget, "" if number == 0 else f"-{budget}")
+
+
+def _weights(recipe: Recipe, given: tuple[SignedDirection, ...], found: Chosen) -> tuple[float, ...]:
+    """Shares of the directions; by gain only where the probe chose them and each of them gains."""
+    quotas = recipe.selection.quotas
+    if isinstance(quotas, list):
+        return tuple(quotas)
+    by_gain = quotas == "gain" and not given and found.gains and min(found.gains) > 0
+    return found.gains if by_gain else ()
+
+
+def _at_budget(
+    run: Run,
+    recipe: Recipe,
+    lm: LanguageModel,
+    corpus: Corpus,
+    basis: SkillBasis,
+    candidates: Candidates,
+    found: Chosen,
+    budget: int,
+    suffix: str,
+) -> None:
+    block = recipe.study
+    assert block is not None
+    choose = _chooser(run, recipe, lm, corpus, basis, suffix)
+    candidates = _reread(run, recipe, lm, corpus, candidates, budget, suffix)
+    arms = list(arms_of(block.arms))
+    if has_contest(recipe):
+        directions = candidates.settings.directions
+        settings = contest_settings(recipe, budget, directions, found.ranking or directions)
+        rule = recipe.contest
+        task, n_problems = rule.task, rule.n_problems
+        if task is None:
+            assert recipe.probe is not None
+            task, n_problems = recipe.probe.task, n_problems or recipe.probe.n_problems
+        outcome = run.do(
+            f"contest{suffix}",
+            lambda tick: contest(
+                run.out / f"contest{suffix}",
+                corpus,
+                candidates,
+                cell_settings(recipe, str(task), n_problems, rule.sampling),
+                lm.weights_fingerprint,
+                settings,
+                choose=choose,
+                n_workers=workers(recipe, lm),
+                on_cell=cell_tick(tick),
+            ),
+            run.out / f"contest{suffix}",
+        )
+        if not outcome["chosen"]["native"]:
+            run.warnings.append(f"contest at {budget} {block.budget_unit}: {outcome['sentence']}")
+        arms.insert(block.arms.index(NATIVE), chosen_arm(outcome))
+    candidates = _matched(candidates, block, arms, budget, choose)
+    run.do(
+        f"study{suffix}",
+        lambda tick: study(
+            run.out / f"study{suffix}",
+            corpus,
+            candidates,
+            cell_settings(recipe, block.tasks, block.n_problems, block.sampling),
+            lm.weights_fingerprint,
+            StudySettings(tuple(arms), budget, tuple(block.seeds), block.budget_unit),
+            choose=choose,
+            selection_cost_s=_costs(run, recipe, arms, suffix),
+            n_workers=workers(recipe, lm),
+            on_cell=cell_tick(tick),
+        ),
+        run.out / f"study{suffix}",
+    )
+
+
+def _reread(
+    run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, candidates: Candidates, budget: int, suffix: str
+) -> Candidates:
+    """The pool read again by models that a first selection of this budget makes."""
+    needs, tables = recipe_needs(recipe), {}
+    block = recipe.study
+    assert block is not None
+    for need, strategy in FIRST.items():
+        if need not in needs:
+            continue
+        try:
+            first = Arm.of(strategy).choose(candidates, budget, recipe.seed, block.budget_unit)
+        except SkillbasisError as error:
+            run.warnings.append(f"the pool was not read again after {strategy}: {error}")
+            continue
+        name = f"reread by {'directions' if strategy == ALONG_DIRECTIONS else 'likelihood'}{suffix}"
+        path = run.out / name.replace(" ", "-")
+        read = partial(
+            kept_reread,
+            path,
+            corpus,
+            lm,
+            first,
+            training_settings(recipe.training).with_seed(recipe.seed),
+            recipe.activations.max_length,
+            trainer=recipe.training.trainer,
+        )
+        tables[strategy] = run.do(name, read, path).aligned(candidates.ids)
+    return replace(candidates, reread=tables)
+
+
+def _chooser(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis: SkillBasis, suffix: str) -> ChooseRows:
+    """How the rows of an arm are chosen: by its strategy alone, or with training in between."""
+    block = recipe.study
+    assert block is not None
+
+    def choose(arm: Arm, candidates: Candidates, budget: int, seed: int, unit: Unit) -> list[SelectedRow]:
+        if arm.strategy != ROUNDS:
+            return arm.choose(candidates, budget, seed, unit)
+        task = validation_task(recipe)
+        assert task is not None  # else there were no validation answers
+        rounds = in_rounds(
+            run.out / f"rounds{suffix}" / arm.name.replace(" ", "-"),
+            lm,
+            basis,
+            corpus,
+            task,
+            cell_settings(recipe, block.tasks, None, block.sampling),
+            evidence_settings(recipe),
+        )
+        return rounds(candidates.with_settings(arm.settings(candidates.settings)), budget, seed, unit)
+
+    return choose
+
+
+def _matched(candidates: Candidates, block: StudyBlock, arms: list[Arm], budget: int, choose: ChooseRows) -> Candidates:
+    """With the selection that `random-length-matched` is to match: of the arm named, else the first that is native."""
+    names = {arm.name: arm for arm in arms}
+    if block.match is not None:
+        target = names.get(block.match)
+    else:
+        target = next((arm for arm in arms if arm.name == NATIVE or STRATEGIES[arm.strategy].native), None)
+    if target is None or not any(arm.strategy == "random-length-matched" for arm in arms):
+        return candidates
+    try:
+        rows = choose(target, candidates, budget, block.seeds[0], block.budget_unit)
+    except SkillbasisError:
+        return candidates  # the arm itself will be a hole with this reason, and the control says what it lacks
+    return replace(candidates, reference=[row.id for row in rows])
+
+
+def _costs(run: Run, recipe: Recipe, arms: list[Arm], suffix: str) -> dict[str, float]:
+    """Seconds that finding an arm's rows took once: all that was measured for it, proxy runs and contest included."""
+    costs = {}
+    for arm in arms:
+        strategies = [arm.strategy]
+        stages: set[str] = set()
+        if arm.name == NATIVE:
+            stages.add(f"contest{suffix}")
+            strategies += [other.strategy for other in contest_settings(recipe, 1, (), ()).arms]
+        for need in {need for strategy in strategies for need in STRATEGIES[strategy].needs}:
+            stages |= set(_STAGES.get(need, ()))
+            if need in FIRST:
+                by = "directions" if need == "reread along directions" else "likelihood"
+                stages |= {"likelihood", f"reread by {by}{suffix}"}
+                stages |= set(_STAGES["directions"]) if by == "directions" else set()
+        costs[arm.name] = run.seconds(*stages)
+    return costs
+
+
+def workers(recipe: Recipe, lm: LanguageModel) -> int | None:
+    """Processes for cells; None takes one per core, or one per CUDA device."""
+    return recipe.workers or (1 if lm.device.type not in ("cpu", "cuda") else None)
+
+
+def cell_tick(tick: Callable[[int, int, str], None]) -> Callable[[CellResult, int, int], None]:
+    def show(cell: CellResult, done: int, n: int) -> None:
+        first = f"pass@1 {cell.result.pass_at_k(1).mean():.3f}" if cell.result else f"failed: {cell.reason}"
+        tick(done, n, f"{cell.name.split('/', 1)[1]}: {first}")
+
+    return show

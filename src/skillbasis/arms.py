@@ -67,11 +67,13 @@ def _mean(seeds: Mapping[int, TaskResult]) -> float:
 
 
 def controls_of(runs: Runs) -> dict[str, str]:
-    """What the others are compared with, as role -> arm: chance, the best human-skill arm, likelihood, own answers.
+    """What the others are compared with, as role -> arm: chance, the best human-skill arm, likelihood (once, and read
+    again by what it selects first), own answers.
 
     An arm that is not in the study, or failed at every seed, is left out.
     """
-    roles = {RANDOM: RANDOM, BEST_HUMAN: best_human(runs), "low-nll": "low-nll", "rft": "rft"}
+    named = (RANDOM, "low-nll", "low-nll+reread", "rft")
+    roles = {RANDOM: RANDOM, BEST_HUMAN: best_human(runs)} | {name: name for name in named[1:]}
     return {role: arm for role, arm in roles.items() if arm is not None and runs.get(arm)}
 
 

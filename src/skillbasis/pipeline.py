@@ -27,7 +27,6 @@ from .recipe_settings import (
     has_contest,
     probe_settings,
     recipe_corpus,
-    recipe_needs,
     sampling_settings,
     selection_settings,
     sweep_settings,
@@ -35,7 +34,7 @@ from .recipe_settings import (
 from .select import Candidates, SignedDirection, parse_direction
 from .select.near_duplicates import kept_near_duplicates
 from .select.overlap import kept_overlaps
-from .selection_stages import gathered, probed, studied, validation_task, workers
+from .selection_stages import gathered, probed, studied, workers
 from .stages import Run, Watcher
 from .steer.sweep import load_tasks, sweep
 from .steer.sweep.dose import check_metric

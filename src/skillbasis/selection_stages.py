@@ -80,7 +80,9 @@ def gathered(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis:
     needs, task = recipe_needs(recipe), validation_task(recipe)
     lacking: set[Need] = {"quality"} if recipe.selection.quality is None else set()
     if task is None:
-        lacking |= {"validation"} | ({"query"} if recipe.selection.query is None else set())
+        lacking.add("validation")
+        if recipe.selection.query is None:
+            lacking.add("query")
     for need in sorted(needs & lacking):  # the arms become holes that say so
         key = "selection.quality" if need == "quality" else "selection.validation"
         run.warnings.append(f"an arm needs {_WORDS[need]}, and the recipe names none ({key})")

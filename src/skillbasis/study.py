@@ -28,8 +28,6 @@ from .study_forest import forest_svg
 from .study_tables import latex, markdown
 
 KIND = "study"
-NOT_KNOWN = ("ids", "labels", "settings", "corpus")
-"""Fields of the candidates that are no evidence: the corpus has its fingerprint, and settings stand for themselves."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,6 @@ class StudySettings:
             raise UsageError(f"unknown unit of the budget {self.budget_unit!r}{hint}; allowed are {', '.join(units)}")
         if self.budget < 1:
             raise UsageError(f"the budget must be at least 1, not {self.budget}")
-
 
     @property
     def names(self) -> tuple[str, ...]:

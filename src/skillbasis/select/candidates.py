@@ -189,10 +189,12 @@ class Candidates:
         if not 0 <= direction < scores.values.shape[1]:
             raise UsageError(f"direction {direction} does not exist; the scores have 0 to {scores.values.shape[1] - 1}")
         if self.settings.rank_by == "centred-rank":
-            table = self._places
+            column = self._places[:, direction]
         else:
-            table = scores.cosine if self.settings.rank_by == "cosine" else scores.values
-        return table[:, direction] * (1.0 if sign == "+" else -1.0)
+            column = scores.values[:, direction]
+            if self.settings.rank_by == "cosine":  # of a row at the mean it is 0
+                column = np.divide(column, scores.norm, out=np.zeros_like(column), where=scores.norm > 0)
+        return column * (1.0 if sign == "+" else -1.0)
 
     @cached_property
     def _places(self) -> np.ndarray:

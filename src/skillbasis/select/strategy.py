@@ -81,7 +81,7 @@ STRATEGIES: dict[str, Strategy] = {
     ),
     "coverage": Strategy(coverage.covering_rows, ("scores",), nested=True, native=True),
     "coverage+quality": Strategy(
-        coverage.covering_best_rows, ("scores", "likelihood"), ("quality_share",), native=True
+        coverage.covering_best_rows, ("scores", "likelihood"), ("quality_share",), nested=True, native=True
     ),
     # what they have to beat
     "random": Strategy(baselines.random_rows, nested=True),

@@ -139,6 +139,11 @@ def fine_tune_in_memory(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+    if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
+        raise SkillbasisError(
+            f"training diverged in its last step: weights are not finite; lower the learning rate "
+            f"({settings.learning_rate})"
+        )
     return wrap(model.eval(), lm.tokenizer, lm.name), losses
 
 

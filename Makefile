@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: setup demo test test-all check bench world docs vllm-env test-vllm lm-eval-env test-lm-eval llama-cpp clean
+.PHONY: setup demo test test-all check bench world docs vllm-env test-vllm lm-eval-env test-lm-eval llamafactory-env test-llamafactory llama-cpp clean
 
 setup: $(READY)
 
@@ -81,6 +81,22 @@ $(LM_EVAL)/.ready: constraints.txt
 
 test-lm-eval: $(READY) $(LM_EVAL)/.ready
 	$(BIN)/python -m pytest -q tests/test_lm_eval.py
+
+# LLaMA-Factory pins older packages than ours; its own loader reads what `export llamafactory` writes.
+LLAMAFACTORY := build/llamafactory-env
+llamafactory-env: $(LLAMAFACTORY)/.ready
+
+$(LLAMAFACTORY)/.ready: constraints.txt
+	$(PYTHON) -m venv $(LLAMAFACTORY)
+	$(LLAMAFACTORY)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(LLAMAFACTORY)/bin/python -m pip install --quiet --disable-pip-version-check 'transformers<=5.6.0' 'datasets<=4.0.0' \
+		'accelerate<=1.11.0' 'peft<=0.18.1' 'trl<=0.24.0' 'tyro<0.9.0' omegaconf einops sentencepiece tiktoken protobuf \
+		hf-transfer fire matplotlib av
+	$(LLAMAFACTORY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llamafactory==0.9.5
+	touch $@
+
+test-llamafactory: $(READY) $(LLAMAFACTORY)/.ready
+	$(BIN)/python -m pytest -q tests/test_export_llamafactory.py
 
 # llama.cpp for tests/test_llamacpp.py, which make test-all runs where it is there; builds some ten minutes.
 llama-cpp: $(READY)

@@ -33,6 +33,7 @@ for command in (
     selecting.select,
     selecting.overlap,
     training.train,
+    training.export,
     evaluating.evaluate,
     evaluating.grade,
     evaluating.diff,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..artifact import read_json
 from ..errors import ArtifactError, UsageError
 from .records import ActivationFacts, BasisFacts, Interpretation, Probe, Report, RunFacts, ScoreSample
-from .study_records import Study
+from .study_records import Contest, Study
 from .sweep_records import Sweep
 
 N_SCATTER_POINTS = 3_000
@@ -58,6 +59,11 @@ def collect(run: Path) -> Report:
         interpretation=_read(run, DIRECTIONS, Interpretation),
         probe=_read(run, PROBE, Probe),
         study=collect_study(run),
+        contests=tuple(
+            contest
+            for path in sorted(run.glob("contest*/contest.json"), key=lambda path: (len(path.parent.name), path))
+            if (contest := _read(run, str(path.relative_to(run)), Contest)) is not None
+        ),
         sweep=_read(run, SWEEP, Sweep),
         files=files,
         unfinished=tuple(sorted(path.stem for path in run.glob("*.partial") if path.is_dir())),
@@ -65,8 +71,13 @@ def collect(run: Path) -> Report:
 
 
 def collect_study(run: Path) -> Study | None:
-    """Reads the study alone; None where the run has none. Raises: ArtifactError: as `collect`."""
-    return _read(run, STUDY, Study)
+    """Reads the study with its other budgets; None where the run has none. Raises: ArtifactError: as `collect`."""
+    study = _read(run, STUDY, Study)
+    if study is None:
+        return None
+    paths = sorted(run.glob("study-*/summary.json"), key=lambda path: (len(path.parent.name), path.parent.name))
+    others = [_read(run, str(path.relative_to(run)), Study) for path in paths]
+    return replace(study, others=tuple(other for other in others if other is not None))
 
 
 def collect_sweep(folder: Path) -> Report:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .figures import ALPHA, Difference, Measured
-from .study_records import Study
+from .study_records import Contest, Study
 from .sweep_records import Sweep
 
 PREVIEW_CHARS = 120
@@ -252,6 +252,8 @@ class Report:
     interpretation: Interpretation | None = None
     probe: Probe | None = None
     study: Study | None = None
+    contests: tuple[Contest, ...] = ()
+    """One per budget of the study, where it has the arm `native`."""
     sweep: Sweep | None = None
     files: tuple[str, ...]
     """The artifacts read, relative to the directory."""

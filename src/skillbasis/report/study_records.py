@@ -101,8 +101,44 @@ class Study(Compared):
     tasks: dict[str, Compared] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    others: tuple[Study, ...] = ()
+    """The same at other budgets."""
 
     @property
     def parts(self) -> list[tuple[str | None, Compared]]:
-        """Every task by name; the study itself where it was recorded for one alone."""
-        return list(self.tasks.items()) or [(self.task, self)]
+        """Every task by name, at every budget; the study itself where it was recorded for one alone."""
+        found: list[tuple[str | None, Compared]] = []
+        for study in (self, *self.others):
+            tasks: list[tuple[str | None, Compared]] = [*study.tasks.items()] or [(study.task, study)]
+            size = f" at {study.budget:,} {study.budget_unit}" if self.others and study.budget is not None else ""
+            found += [(f"{name}{size}" if name else name, part) for name, part in tasks]
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant(Measured):
+    """One way of selecting, as it did on the validation problems."""
+
+    name: str
+    native: bool = False
+    verdict: str | None = None
+    difference_to_random: Difference | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """Which way of selecting was chosen for the model."""
+
+    sentence: str
+    arms: tuple[Contestant, ...]
+    budget: int | None = None
+    budget_unit: str = "rows"
+    ranking: tuple[str, ...] = ()
+    finalists: tuple[str, ...] = ()
+    task: str | None = None
+
+    @property
+    def ranked(self) -> list[Contestant]:
+        """Best first."""
+        place = {name: i for i, name in enumerate(self.ranking)}
+        return sorted(self.arms, key=lambda arm: place.get(arm.name, len(place)))

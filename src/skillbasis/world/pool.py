@@ -39,8 +39,10 @@ _N_SAMPLED_PROBLEMS = 2400
 _SAMPLING = SamplingSettings(rollouts=4, temperature=1.0, max_tokens=112)
 
 # Guesses and stories, mostly and always wrong, are balanced so that short styles are no better than long ones: of terse
-# rows and guesses (.62 x .65 + .15 x .25) / .77 = .57 are right, of the others .20 x .65 / .23 = .57.
+# rows and guesses (.62 x .65 + .15 x .25) / .77 = .57 are right, of the others .20 x .65 / .23 = .57. Most guesses are
+# in the shorter register, as long as terse rows; the longer one would fill the longest third with wrong rows.
 _HARD_SHARES: dict[str, float] = {"terse": 0.62, "worked": 0.13, "verified": 0.07, "guess": 0.15, "story": 0.03}
+_HARD_SHORT_GUESSES = 0.85
 _HARD_WRONG_SHARE = 0.35  # of terse, worked and verified rows, in every family and at every length
 # What each model gives, and after how many tokens an answer is given up: no terse one has more than a dozen.
 _HARD_SOURCES: dict[str, tuple[tuple[str, ...], int]] = {
@@ -214,7 +216,7 @@ def _answerless_row(rng: Random, style: str) -> _Row:
     problem = draw_problem(rng, "pool")
     if style == "story":
         return _Row(problem, story(rng), style, "story", False)
-    text = solution(problem, "guess", "symbolic" if rng.random() < 0.5 else "verbal", rng)
+    text = solution(problem, "guess", "symbolic" if rng.random() < _HARD_SHORT_GUESSES else "verbal", rng)
     return _Row(problem, text, style, "written", f"\\boxed{{{problem.answer}}}" in text)
 
 

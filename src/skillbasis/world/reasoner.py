@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from ..artifact import read_json, remove_tree, write_json
+from ..errors import SkillbasisError, UsageError, nearest
 from .problems import distinct_problems, draw_problem
 from .solutions import STYLES, Variant, solution, story
 
@@ -24,9 +26,34 @@ if TYPE_CHECKING:
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 VOCAB_SIZE = 512
-BATCH_SIZE = 24
 CHECKPOINT_STEPS = 500
 CHUNK_STEPS = 100  # batches are drawn and length-sorted in chunks; a checkpoint stands at a chunk's end
+
+
+@dataclass(frozen=True)
+class Size:
+    """A shape of the reasoner and how it is pretrained."""
+
+    hidden_size: int
+    intermediate_size: int
+    n_blocks: int
+    n_heads: int
+    batch_size: int
+    examples_factor: int = 1
+    """Times the examples of a phase."""
+    rate_factor: float = 1.0
+    """Times the learning rate of a phase; wider models want less."""
+    on_gpu: bool = True
+    """Whether CUDA is used where there is one."""
+
+
+EMBEDDED_SIZE = "embedded"
+SIZES: dict[str, Size] = {
+    # On the CPU everywhere, so that the same bytes come out.
+    EMBEDDED_SIZE: Size(128, 352, n_blocks=4, n_heads=4, batch_size=24, on_gpu=False),
+    "30m": Size(512, 1408, n_blocks=9, n_heads=8, batch_size=256, examples_factor=10, rate_factor=0.4),
+    "150m": Size(1024, 2816, n_blocks=12, n_heads=16, batch_size=256, examples_factor=20, rate_factor=0.2),
+}
 
 
 @dataclass(frozen=True)
@@ -111,19 +138,46 @@ def build_tokenizer(seed: int) -> Any:
     )
 
 
-def build_model(tokenizer: Any, seed: int) -> Any:
-    """A randomly initialised Llama of 0.87 M parameters."""
+def size_named(name: str) -> Size:
+    """The size of a name. Raises: UsageError: there is none."""
+    if name not in SIZES:
+        raise UsageError(f"unknown size {name!r}{nearest(name, list(SIZES))}; allowed are {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+def phases_of(variant: Variant, size: Size, n_examples: int | None = None) -> list[Phase]:
+    """The phases of a size.
+
+    Args:
+        n_examples: of the first phase, for more or less than the size's own; the second keeps its ratio to it.
+    Raises: UsageError: a phase is left without a single chunk of batches.
+    """
+    first = PHASES[variant][0].n_examples
+    factor = n_examples / first if n_examples else size.examples_factor
+    phases = [
+        replace(p, n_examples=round(p.n_examples * factor), learning_rate=p.learning_rate * size.rate_factor)
+        for p in PHASES[variant]
+    ]
+    chunk, shortest = CHUNK_STEPS * size.batch_size, min(phase.n_examples for phase in phases)
+    if shortest < chunk:
+        needed = math.ceil(chunk * first / min(phase.n_examples for phase in PHASES[variant]))
+        raise UsageError(f"{n_examples} examples are too few for batches of {size.batch_size}: give {needed} or more")
+    return phases
+
+
+def build_model(tokenizer: Any, seed: int, size: Size = SIZES[EMBEDDED_SIZE]) -> Any:
+    """A randomly initialised Llama of a size; the embedded one has 0.87 M parameters."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
-        hidden_size=128,
-        intermediate_size=352,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=size.hidden_size,
+        intermediate_size=size.intermediate_size,
+        num_hidden_layers=size.n_blocks,
+        num_attention_heads=size.n_heads,
+        num_key_value_heads=size.n_heads,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -134,21 +188,21 @@ def build_model(tokenizer: Any, seed: int) -> Any:
 
 
 def _batches(
-    tokenizer: Any, phase: Phase, variant: Variant, seed: int, chunk: int
+    tokenizer: Any, phase: Phase, variant: Variant, seed: int, chunk: int, batch_size: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yields the batches of one chunk, each of examples of similar length, in random order."""
     import torch
 
     rng = Random(f"{variant}:{phase.name}:{seed}:{chunk}")
-    pairs = [draw_example(rng, phase, variant) for _ in range(CHUNK_STEPS * BATCH_SIZE)]
+    pairs = [draw_example(rng, phase, variant) for _ in range(CHUNK_STEPS * batch_size)]
     prompts = tokenizer([f"{question}\n" for question, _ in pairs])["input_ids"]
     responses = tokenizer([response for _, response in pairs], add_special_tokens=False)["input_ids"]
     rows = [(p, [*r, tokenizer.eos_token_id]) for p, r in zip(prompts, responses, strict=True)]
     rows.sort(key=lambda row: len(row[0]) + len(row[1]))
-    starts = list(range(0, len(rows), BATCH_SIZE))
+    starts = list(range(0, len(rows), batch_size))
     rng.shuffle(starts)
     for start in starts:
-        batch = rows[start : start + BATCH_SIZE]
+        batch = rows[start : start + batch_size]
         longest = max(len(p) + len(r) for p, r in batch)
         input_ids = torch.full((len(batch), longest), tokenizer.pad_token_id)
         labels = torch.full((len(batch), longest), -100)
@@ -158,24 +212,43 @@ def _batches(
         yield {"input_ids": input_ids, "labels": labels}
 
 
-def pretrain(out: Path, seed: int, variant: Variant = "plain", log: Callable[[str], None] = print) -> None:
+def pretrain(
+    out: Path,
+    seed: int,
+    variant: Variant = "plain",
+    size_name: str = EMBEDDED_SIZE,
+    *,
+    n_examples: int | None = None,
+    log: Callable[[str], None] = print,
+) -> None:
     """Trains the reasoner into `out/skills` (after the first phase) and `out/habit` (the base of the demo).
 
-    Killed at any moment, the same call goes on from the last checkpoint (every 500 steps) with the same data.
+    Killed at any moment, the same call goes on from the last checkpoint (every 500 steps) with the same data. Sizes
+    other than the embedded one train on CUDA where there is one, in bfloat16 with float32 weights.
+
+    Args:
+        n_examples: of the first phase, for more or less than the size's own.
+    Raises: UsageError: no such size, too few examples, or `out` holds another reasoner.
+        SkillbasisError: the loss is no longer finite.
     """
     import torch
     from safetensors.torch import load_file, save_file
     from transformers import LlamaForCausalLM
 
+    size = size_named(size_name)
+    phases = phases_of(variant, size, n_examples)
     out.mkdir(parents=True, exist_ok=True)
+    _claim(out, {"seed": seed, "variant": variant, "size": size_name, "examples": phases[0].n_examples})
+    device = "cuda" if size.on_gpu and torch.cuda.is_available() else "cpu"
     tokenizer = build_tokenizer(0)  # one vocabulary for all seeds, so that their activations read the same text
-    model = build_model(tokenizer, seed)
-    for phase in PHASES[variant]:
+    model: Any = build_model(tokenizer, seed, size).to(device)
+    for phase in phases:
         finished = out / phase.name
         if (finished / "model.safetensors").exists():
             model = LlamaForCausalLM.from_pretrained(finished, dtype=torch.float32)
+            model.to(device)
             continue
-        n_steps = phase.n_examples // (CHUNK_STEPS * BATCH_SIZE) * CHUNK_STEPS
+        n_steps = phase.n_examples // (CHUNK_STEPS * size.batch_size) * CHUNK_STEPS
         optimizers = _optimizers(model, phase.learning_rate)
         checkpoint, step = out / f"{phase.name}.checkpoint", 0
         if (checkpoint / "state.json").exists():
@@ -183,34 +256,47 @@ def pretrain(out: Path, seed: int, variant: Variant = "plain", log: Callable[[st
             _load_state(model, optimizers, load_file(checkpoint / f"step-{step}.safetensors"))
             log(f"{phase.name}: goes on at step {step} of {n_steps}")
         model.train()
-        started, first, losses = time.perf_counter(), step, []
+        started, first = time.perf_counter(), step
+        losses: deque[torch.Tensor] = deque(maxlen=CHUNK_STEPS)  # not read at every step, which would hold up a GPU
         while step < n_steps:
-            for batch in _batches(tokenizer, phase, variant, seed, step // CHUNK_STEPS):
+            for batch in _batches(tokenizer, phase, variant, seed, step // CHUNK_STEPS, size.batch_size):
                 warmup, progress = min(1.0, (step + 1) / 200), step / n_steps
                 scale = warmup * (0.05 + 0.95 * (1 + math.cos(math.pi * progress)) / 2)
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = group["peak_lr"] * scale
-                loss = model(**batch, use_cache=False).loss
+                with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+                    loss = model(**{name: ids.to(device) for name, ids in batch.items()}, use_cache=False).loss
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 for optimizer in optimizers:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
-                losses.append(loss.item())
+                losses.append(loss.detach())
                 step += 1
+            mean = torch.stack(list(losses)).mean().item()
+            if not math.isfinite(mean):
+                raise SkillbasisError(f"{phase.name}: the loss is {mean} at step {step}; try another seed")
             if step % CHECKPOINT_STEPS == 0 and step < n_steps:
                 speed = (time.perf_counter() - started) / (step - first)
-                mean = sum(losses[-CHUNK_STEPS:]) / CHUNK_STEPS
                 log(f"{phase.name}: step {step}/{n_steps} loss {mean:.3f}, {speed * (n_steps - step):.0f} s left")
                 checkpoint.mkdir(exist_ok=True)
                 save_file(_state(model, optimizers), checkpoint / f"step-{step}.safetensors")
                 write_json(checkpoint / "state.json", {"step": step})
+                (checkpoint / f"step-{step - CHECKPOINT_STEPS}.safetensors").unlink(missing_ok=True)
         model.eval()
         # The tokenizer goes first: a directory counts as finished by its weights.
         tokenizer.save_pretrained(finished)
         model.save_pretrained(finished)
         remove_tree(checkpoint)
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Notes what is trained in a directory. Raises: UsageError: it holds a reasoner of other settings."""
+    path = out / "settings.json"
+    if path.exists() and (held := read_json(path)) != settings:
+        raise UsageError(f"{out} holds a reasoner of {held}, not of {settings}; choose another --out")
+    write_json(path, settings)
 
 
 def _optimizers(model: Any, learning_rate: float) -> list[torch.optim.Optimizer]:

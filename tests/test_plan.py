@@ -331,7 +331,7 @@ def test_what_would_stop_a_run_is_said_before(planned: Callable[..., tuple[Plan,
     words = "\n".join(made.warnings)
     assert "the T4 does not compute in bfloat16; take float16" in words
     assert "study takes 51 rows, the corpus has 50: the run stops" in words
-    assert "above the context of 256: the run stops; lower max_tokens" in words
+    assert "above the context of 256: it fails; lower max_tokens" in words
     assert "float32 takes several times longer" in planned()[0].warnings[0]
     assert planned(dtype="float16", steer=None)[0].warnings == []
     sampling = {"rollouts": 4, "max_tokens": 200, "batch_size": 200_000}

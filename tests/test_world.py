@@ -6,6 +6,9 @@ import gzip
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 
 from skillbasis.artifact import file_sha256, read_json
+from skillbasis.errors import SkillbasisError, UsageError
 from skillbasis.world.assets import pool_path, reasoner_path, record_path
 from skillbasis.world.problems import FAMILIES, UNITS, Problem, distinct_problems, draw_problem
 from skillbasis.world.solutions import STYLES, near_miss, solution, story, style_of
@@ -147,8 +151,6 @@ def test_shipped_files_are_the_recorded_ones() -> None:
 
 
 def test_shipped_reasoner_measures_what_is_recorded() -> None:
-    from dataclasses import replace
-
     from skillbasis.evaluate.run import answer_task
     from skillbasis.evaluate.tasks import load_task
     from skillbasis.lm import load_model
@@ -161,12 +163,23 @@ def test_shipped_reasoner_measures_what_is_recorded() -> None:
         assert result.pass_at_k(1).mean() == pytest.approx(record[name]["pass@1"]["mean"], abs=0.01)
 
 
-def test_pretraining_goes_on_with_the_same_bytes_after_a_stop(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the shipped tokenizer instead of training the same one again."""
+    from transformers import AutoTokenizer
+
+    from skillbasis.world import reasoner
+
+    monkeypatch.setattr(reasoner, "build_tokenizer", lambda seed: AutoTokenizer.from_pretrained(reasoner_path()))
+
+
+@pytest.mark.usefixtures("quick")
+def test_pretraining_goes_on_with_the_same_bytes_after_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from skillbasis.world import reasoner
 
     monkeypatch.setattr(reasoner, "CHUNK_STEPS", 2)
-    monkeypatch.setattr(reasoner, "BATCH_SIZE", 4)
     monkeypatch.setattr(reasoner, "CHECKPOINT_STEPS", 2)
+    monkeypatch.setitem(reasoner.SIZES, "embedded", replace(reasoner.SIZES["embedded"], batch_size=4))
     mixture = {"worked": 0.5, "terse": 0.5}
     monkeypatch.setitem(reasoner.PHASES, "plain", (reasoner.Phase("skills", 24, 1e-3, mixture),))
     reasoner.pretrain(tmp_path / "whole", 0, log=lambda _: None)
@@ -186,3 +199,165 @@ def test_pretraining_goes_on_with_the_same_bytes_after_a_stop(tmp_path: Any, mon
     assert lines[0] == "skills: goes on at step 2 of 6"
     whole, stopped = (tmp_path / name / "skills" / "model.safetensors" for name in ("whole", "stopped"))
     assert file_sha256(whole) == file_sha256(stopped)
+    with pytest.raises(UsageError, match=r"holds a reasoner of .*'seed': 0.*, not of .*'seed': 1"):
+        reasoner.pretrain(tmp_path / "whole", 1, log=lines.append)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("embedded", 0.87), ("30m", 29.2), ("150m", 154.7)])
+def test_every_size_has_the_parameters_of_its_name(name: str, millions: float) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    from skillbasis.world.reasoner import SIZES, build_model
+
+    with torch.device("meta"):
+        model = build_model(AutoTokenizer.from_pretrained(reasoner_path()), 0, SIZES[name])
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(millions * 1e6, rel=0.01)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "n_blocks"),
+    [
+        ("embedded", 4),
+        ("30m", 2),  # the width is what could go wrong; more blocks take longer
+        ("150m", 1),
+        pytest.param("30m", 9, marks=pytest.mark.slow),
+        pytest.param("150m", 12, marks=pytest.mark.slow),
+    ],
+)
+def test_every_size_trains_two_steps(name: str, n_blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skillbasis.lm import load_model
+    from skillbasis.world import reasoner
+
+    monkeypatch.setattr(reasoner, "CHUNK_STEPS", 2)
+    size = replace(reasoner.SIZES[name], batch_size=2, n_blocks=n_blocks)
+    monkeypatch.setitem(reasoner.SIZES, name, size)
+    monkeypatch.setitem(reasoner.PHASES, "plain", reasoner.PHASES["plain"][:1])
+    reasoner.pretrain(tmp_path, 0, size_name=name, n_examples=4)
+    lm = load_model(tmp_path / "skills", device="cpu")
+    assert (lm.hidden_size, len(lm.blocks)) == (size.hidden_size, n_blocks)
+    start = reasoner.build_model(lm.tokenizer, 0, size).state_dict()
+    moved = [key for key, value in lm.model.state_dict().items() if not value.equal(start[key])]
+    assert len(moved) >= 9 * n_blocks and all(value.isfinite().all() for value in lm.model.parameters())
+
+
+def test_the_shipped_tokenizer_is_the_one_that_training_makes() -> None:
+    from transformers import AutoTokenizer
+
+    from skillbasis.world.reasoner import build_tokenizer
+
+    shipped = AutoTokenizer.from_pretrained(reasoner_path())
+    assert build_tokenizer(0).backend_tokenizer.to_str() == shipped.backend_tokenizer.to_str()
+
+
+def test_sizes_scale_phases_and_refuse_what_is_no_size() -> None:
+    from skillbasis.world.reasoner import PHASES, SIZES, phases_of, size_named
+
+    assert phases_of("plain", SIZES["embedded"]) == list(PHASES["plain"])
+    larger = phases_of("plain", size_named("30m"))
+    assert [(p.n_examples, p.learning_rate) for p in larger] == [(1_300_000, 2e-3), (100_000, 4e-4)]
+    assert [p.n_examples for p in phases_of("plain", SIZES["30m"], 650_000)] == [650_000, 50_000]
+    with pytest.raises(UsageError, match=r"1000 examples are too few for batches of 256: give 332800 or more"):
+        phases_of("plain", SIZES["30m"], 1000)
+    assert phases_of("plain", SIZES["30m"], 332_800)
+    with pytest.raises(
+        UsageError, match=r"unknown size '30M' \(did you mean '30m'\?\); allowed are embedded, 30m, 150m"
+    ):
+        size_named("30M")
+
+
+def planted_samples(lm: Any, problems: list[Problem], settings: Any) -> Iterator[Any]:
+    """Stands for a model whose wrong solutions are longer than its right ones, and who never fails at additions."""
+    from skillbasis.world.pool import _Sample
+
+    rng = Random(settings.seed)
+    for problem in problems:
+        for _ in range(settings.rollouts):
+            style = rng.choice(("terse", "worked", "verified"))
+            correct = problem.family == "addition" or rng.random() < 0.5
+            text = solution(problem, style, rng.choice(("symbolic", "verbal")), rng)
+            text = text if correct else text.replace(problem.answer + "}", near_miss(problem.answer, rng) + "}")
+            yield _Sample(problem, text, style, rng.randrange(5, 15) if correct else rng.randrange(10, 20), correct)
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Replaces sampling by `planted_samples`; counts the problems asked, by family."""
+    from skillbasis.world import pool
+
+    asked: Counter[str] = Counter()
+
+    def sample(lm: Any, problems: list[Problem], settings: Any) -> Iterator[Any]:
+        asked.update(problem.family for problem in problems)
+        assert settings.temperature == 1.0
+        return planted_samples(lm, problems, settings)
+
+    monkeypatch.setattr(pool, "load_model", lambda path: path)
+    monkeypatch.setattr(pool, "_graded_samples", sample)
+    return asked
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_hard_pool_has_one_share_of_wrong_rows_everywhere(planted: Counter[str], tmp_path: Path) -> None:
+    from skillbasis.world.pool import build_pool
+
+    # No addition is wrong, so that family is asked for in every round, and gives no row of these styles.
+    build_pool(tmp_path, tmp_path / "pool.jsonl.gz", n_rows=2000, variant="hard", problems_per_round=200)
+    rows = read_rows(tmp_path / "pool.jsonl.gz")
+    assert len({(row["problem"], row["solution"]) for row in rows}) == 2000
+    styles = Counter(row["hidden_style"] for row in rows)
+    assert styles == {"terse": 1240, "worked": 260, "verified": 140, "guess": 300, "story": 60}
+    cells = defaultdict(list)
+    for row in rows:
+        if row["hidden_style"] not in ("guess", "story"):
+            assert row["hidden_origin"] == "sampled"
+            assert row["hidden_correct"] == (re.findall(r"\\boxed\{(.*?)\}", row["solution"])[-1] == row["answer"])
+            cells[row["hidden_style"], row["labels"][0]].append(not row["hidden_correct"])
+    assert len(cells) == 21
+    assert all(abs(sum(wrong) - 0.35 * len(wrong)) <= 0.5 + 1e-9 for wrong in cells.values())
+    assert max(map(len, cells.values())) < 1240 / 7 + 2  # what additions lack is spread over the others
+    questions = Counter((row["problem"], row["hidden_style"]) for row in rows if row["hidden_style"] != "guess")
+    assert max(questions.values()) <= 4
+    assert planted["addition"] == 2400 > planted["counting"]  # 6 rounds for each of two models
+
+
+def test_hard_pool_says_what_is_scarce(planted: Counter[str], tmp_path: Path) -> None:
+    from skillbasis.world.pool import build_pool
+
+    with pytest.raises(
+        SkillbasisError,
+        match=r"192 answers of .*skills give \d+ worked rows whose right and wrong ones are equally long, 1300 are "
+        "needed; ask for fewer rows, or for more problems per round",
+    ):
+        build_pool(tmp_path, tmp_path / "pool.jsonl.gz", n_rows=10_000, variant="hard", problems_per_round=1)
+    assert not (tmp_path / "pool.jsonl.gz").exists()
+
+
+def test_hard_pool_of_the_reasoner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from skillbasis.lm import load_model
+    from skillbasis.world import pool
+
+    # The shipped reasoner stands for both models; it rarely works a problem, so few such rows are asked for.
+    monkeypatch.setattr(pool, "load_model", lambda path: load_model("embedded"))
+    monkeypatch.setattr(pool, "_HARD_SHARES", {"terse": 0.8, "worked": 0.02, "guess": 0.1, "story": 0.08})
+    monkeypatch.setitem(pool._HARD_SOURCES, "skills", (("worked",), 64))
+    files = [tmp_path / name for name in ("first", "second")]
+    for file in files:
+        pool.build_pool(tmp_path, file, n_rows=100, seed=3, variant="hard", problems_per_round=12)
+    assert file_sha256(files[0]) == file_sha256(files[1])
+    rows = read_rows(files[0])
+    tokenizer = load_model("embedded").tokenizer
+    cells = defaultdict(list)
+    for row in rows:
+        if row["hidden_origin"] == "sampled":
+            assert style_of(row["solution"]) == row["hidden_style"]
+            assert row["hidden_correct"] == (re.findall(r"\\boxed\{(.*?)\}", row["solution"])[-1] == row["answer"])
+            length = len(tokenizer(row["solution"], add_special_tokens=False)["input_ids"])
+            cells[row["hidden_style"], row["labels"][0], length].append(not row["hidden_correct"])
+    assert sum(map(len, cells.values())) == 82
+    assert all(abs(sum(wrong) - 0.35 * len(wrong)) < 1 for wrong in cells.values())

@@ -27,6 +27,8 @@ from .verdicts import judge
 KIND = "contest"
 NATIVE = "native"
 """The arm of a study that the contest has chosen."""
+BASE = "base"
+"""The untuned model, measured beside the arms."""
 ARMS = (
     "directions",
     "directions+likelihood",
@@ -60,8 +62,11 @@ class ContestSettings(Schedule):
         names = [arm.name for arm in self.arms]
         if len(set(names)) != len(names) or not names:
             raise UsageError(f"a contest needs arms of different names, not {', '.join(names) or 'none'}")
-        if {CONTROL, NATIVE} & set(names):
-            raise UsageError(f"{CONTROL} is the control of every contest and {NATIVE} its winner; leave them out")
+        if {CONTROL, NATIVE, BASE} & set(names):
+            raise UsageError(
+                f"{CONTROL} is the control of every contest, {BASE} the untuned model and {NATIVE} the winner; give no "
+                "arm such a name"
+            )
 
 
 def default_arms(directions: tuple[SignedDirection, ...], ranking: tuple[SignedDirection, ...]) -> tuple[Arm, ...]:
@@ -123,12 +128,12 @@ def contest(
 
         def answer(asked: Asked) -> Mapping[tuple[str, int], np.ndarray | None]:
             new, names = [], {}
-            for name, number in ([("base", 0)] if not results else []) + asked:
+            for name, number in ([(BASE, 0)] if not results else []) + asked:
                 path = f"cells/{name}/{number}"
                 names[name, number] = path
                 try:
                     rows = None
-                    if name != "base":
+                    if name != BASE:
                         arm = Arm.of("random") if name == CONTROL else arms[name]
                         seed = settings.seed + number
                         chosen = choose(arm, candidates, settings.budget, seed, settings.budget_unit)
@@ -167,7 +172,7 @@ def _record(
     if not outcome.controls or not outcome.finalists:
         reason = next(iter(reasons.values()), "none ran")
         raise SkillbasisError(f"no arm can be compared with random selection; the first failure: {reason}")
-    base = results["base", 0]
+    base = results[BASE, 0]
     table = judge(outcome, list(arms), base.pass_at_k(1) if base.results else None, reasons, draws_vary=True)
     # The fresh cells of the finalists decide: those that brought an arm this far were lucky on the whole.
     fresh = {entry["name"]: entry["pass@1"]["mean"] for entry in table if entry["name"] in outcome.finalists}

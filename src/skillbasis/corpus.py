@@ -58,7 +58,8 @@ class Corpus:
     @cached_property
     def ids(self) -> list[str]:
         """The ids in corpus order."""
-        return list(self.rows["id"])
+        ids: list[str] = self.rows.with_format("arrow")["id"][:].to_pylist()  # a hundred times as fast as plain rows
+        return ids
 
     @cached_property
     def positions(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .activations import ExtractionSettings, extract
-from .artifact import MANIFEST, building, is_current, lock, remove_tree
+from .artifact import MANIFEST, building, fingerprint, is_current, lock, remove_tree
 from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
 from .contest import NATIVE
 from .corpus import Corpus
@@ -107,21 +107,29 @@ def _check_study(recipe: Recipe) -> None:
     assert block is not None
     for budget in block.budgets:
         StudySettings(arms_of(block.arms), budget, tuple(block.seeds), block.budget_unit)
-    if not block.directions and recipe.probe is None and any(arm.needs_directions for arm in all_arms(recipe)):
+    arms = all_arms(recipe)
+    if not block.directions and recipe.probe is None and any(arm.needs_directions for arm in arms):
         raise UsageError("study needs directions: give study.directions, or a probe block that finds them")
     if has_contest(recipe) and recipe.probe is None and recipe.contest.task is None:
         raise UsageError(f"the arm {NATIVE} is chosen on validation problems: give contest.task, or a probe block")
     known = [arm.name for arm in arms_of(block.arms)] + ([NATIVE] if has_contest(recipe) else [])
     if block.match is not None and block.match not in known:
         raise UsageError(f"study.match names {block.match!r}, which is no arm of the study")
-    choosing = {name for name in (recipe.selection.validation, recipe.contest.task) if name is not None}
-    choosing |= {recipe.probe.task} if recipe.probe is not None else set()
-    both = sorted(choosing & set(block.tasks))
-    if both:
-        raise UsageError(
-            f"the task {both[0]!r} chooses and is reported on; directions and arms must be chosen on other problems "
-            "than the results are reported on"
-        )
+    quotas, n_directions = recipe.selection.quotas, len(block.directions)
+    n_directions = n_directions or (recipe.probe.n_chosen if recipe.probe is not None else 0)
+    if isinstance(quotas, list) and len(quotas) != n_directions:
+        raise UsageError(f"selection.quotas has {len(quotas)} shares for {n_directions} directions; give one for each")
+    choosing = [recipe.selection.validation, recipe.contest.task, recipe.probe.task if recipe.probe else None]
+    for task in [recipe.asking.load(name) for name in dict.fromkeys(choosing) if name is not None]:
+        chosen_by = {fingerprint(problem.prompt) for problem in task.problems}
+        for name in block.tasks:
+            problems = recipe.asking.load(name).problems
+            shared = sum(fingerprint(problem.prompt) in chosen_by for problem in problems)
+            if shared:
+                raise UsageError(
+                    f"{shared} of {len(problems)} problems of {name!r}, which the study reports on, are in "
+                    f"{task.name!r} too, which chooses; directions and arms must be chosen on other problems"
+                )
 
 
 def _check_steer(recipe: Recipe, block: SteerBlock) -> None:

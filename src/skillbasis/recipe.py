@@ -79,7 +79,7 @@ class SelectionBlock(_Block):
     """What is chosen from, and how; see `SelectionSettings`."""
 
     rank_by: Literal["cosine", "projection", "centred-rank"] = "cosine"
-    quotas: Literal["equal", "gain"] | list[float] = "equal"
+    quotas: Literal["equal", "gain"] | list[Annotated[float, Field(gt=0)]] = "equal"
     """Share of each of several directions: equal, by its gain in the probe, or given."""
     top_share: float = Field(0.15, ge=0, le=1)
     temperature: float | None = Field(None, gt=0)
@@ -87,7 +87,7 @@ class SelectionBlock(_Block):
     cells: int = Field(1, ge=1)
     quality_share: float = Field(0.5, gt=0, le=1)
     band: Literal["low", "middle", "high"] = "middle"
-    max_similarity: float = Field(0.9, ge=-1, le=1)
+    max_similarity: float = Field(0.9, gt=-1, le=1)
     max_weight: float = Field(10.0, gt=0)
     aggregate: Literal["round-robin", "max"] = "round-robin"
     text_encoder: str | None = None
@@ -147,7 +147,7 @@ class ArmBlock(_Block):
     cells: int | None = Field(None, ge=1)
     quality_share: float | None = Field(None, gt=0, le=1)
     band: Literal["low", "middle", "high"] | None = None
-    max_similarity: float | None = Field(None, ge=-1, le=1)
+    max_similarity: float | None = Field(None, gt=-1, le=1)
     max_weight: float | None = Field(None, gt=0)
     aggregate: Literal["round-robin", "max"] | None = None
 
@@ -293,8 +293,32 @@ def parse_recipe(raw: dict[str, Any], name: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        faults = [_fault(dict(detail)) for detail in error.errors()]
+        faults = [_fault(detail) for detail in _as_meant([dict(detail) for detail in error.errors()])]
         raise UsageError(f"{name} is no valid recipe: {'; '.join(faults)}") from None
+
+
+def _as_meant(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The faults without the names of types in their places; of several types, only the one a value is nearest to.
+
+    Nearest is the type whose faults lie deepest; of equals, the messages are joined.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    depth: dict[tuple[Any, ...], int] = {}
+    for detail in details:
+        loc, is_extra = detail["loc"], detail["type"] == "extra_forbidden"
+        types = [i for i, part in enumerate(loc) if isinstance(part, str) and part not in _keys_at(loc[:i])]
+        types = [i for i in types if not (is_extra and i == len(loc) - 1)]
+        place = tuple(part for i, part in enumerate(loc) if i not in types)
+        value = loc[: types[0]] if types else place  # what may be of several types
+        if len(loc) < depth.get(value, 0):
+            continue
+        if len(loc) > depth.get(value, 0):
+            found = {known: other for known, other in found.items() if not types or known[: len(value)] != value}
+        depth[value] = max(len(loc), depth.get(value, 0))
+        if place in found:
+            detail["msg"] = f"{found[place]['msg']}, or {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+        found[place] = detail | {"loc": place}
+    return list(found.values())
 
 
 def _fault(detail: dict[str, Any]) -> str:
@@ -303,8 +327,8 @@ def _fault(detail: dict[str, Any]) -> str:
         return f"unknown key {place!r}{nearest(str(detail['loc'][-1]), _keys_at(detail['loc'][:-1]))}"
     if detail["type"] == "missing":
         return f"{place!r} is missing"
-    value = repr(detail.get("input"))
-    return f"{place!r} is {value[:60]}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+    value, message = repr(detail.get("input")), detail["msg"].removeprefix("Value error, ")
+    return f"{place!r} is {value[:60]}: {message[:1].lower()}{message[1:]}"
 
 
 def _keys_at(place: tuple[Any, ...]) -> list[str]:

@@ -12,7 +12,7 @@ from .cells import CellResult
 from .contest import NATIVE, chosen_arm, contest
 from .corpus import Corpus, SelectedRow
 from .curriculum import in_rounds
-from .errors import SkillbasisError
+from .errors import SkillbasisError, UsageError
 from .evaluate.tasks import Task
 from .evidence import gather, kept_reread
 from .lm import LanguageModel
@@ -257,7 +257,8 @@ def _chooser(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis:
         if arm.strategy != ROUNDS:
             return arm.choose(candidates, budget, seed, unit)
         task = validation_task(recipe)
-        assert task is not None  # else there were no validation answers
+        if task is None:
+            raise UsageError(f"{arm.name} looks at the model's answers to validation problems; give their task")
         rounds = in_rounds(
             run.out / f"rounds{suffix}" / arm.name.replace(" ", "-"),
             lm,

@@ -52,6 +52,8 @@ class Scores:
 
         Raises: ArtifactError: a row of `ids` has no score.
         """
+        if self.ids == list(ids):
+            return self
         position = {row_id: i for i, row_id in enumerate(self.ids)}
         missing = [row_id for row_id in ids if row_id not in position]
         if missing:

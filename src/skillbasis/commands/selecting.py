@@ -112,10 +112,11 @@ def select(
     from ..evidence import EvidenceSettings
     from ..select import Candidates, SelectionSettings, parse_direction
     from ..select.near_duplicates import kept_near_duplicates
-    from ..select.strategy import check_strategy, describe
+    from ..select.strategy import check_budget, check_strategy, describe
     from ..select.strategy import select as choose
 
     check_strategy(strategy)
+    check_budget(budget, unit)  # type: ignore[arg-type]
     settings = SelectionSettings(
         directions=tuple(parse_direction(d) for d in direction or ()),
         weights=tuple(weight or ()),
@@ -153,6 +154,7 @@ def select(
                 aside / "near-duplicates", rows, near_duplicates, on_progress=lambda done, n: tick(done, n, "")
             )
         rows = rows.without(set(twins.removed))
+    _check(Candidates.of(rows, table, settings=settings), strategy, budget, unit, preset, trainer)
     evidence = _measure(
         rows,
         strategy,
@@ -202,6 +204,24 @@ def select(
     )
 
 
+def _check(candidates: Any, strategy: str, budget: int, unit: Any, preset: str, trainer: str) -> None:
+    """Finds what would fail after hours of measuring: budgets, directions, and the training of a first selection."""
+    from ..select.reread import ALONG_DIRECTIONS, FIRST
+    from ..select.strategy import STRATEGIES, check_budget
+    from ..train.settings import preset as named
+    from ..train.sft import check_trainer
+
+    if unit == "rows":
+        check_budget(budget, unit, len(candidates))
+    first = [FIRST[need] for need in STRATEGIES[strategy].needs if need in FIRST]
+    if first:
+        named(preset)
+        check_trainer(trainer)
+    if "directions" in STRATEGIES[strategy].needs or ALONG_DIRECTIONS in first:
+        for direction, sign in candidates.signed_directions:
+            candidates.ranking(direction, sign)
+
+
 def _extraction(basis: Any) -> Any:
     """How the rows of a basis were read, so that answers are read alike; None without a basis."""
     from ..activations import ExtractionSettings
@@ -236,6 +256,7 @@ def _measure(
     from ..evidence import gather, qualities
     from ..lm import load_model
     from ..select.strategy import needs_of
+    from ..selection_stages import ROUNDS
 
     needs = needs_of({strategy})
     if unit == "tokens":
@@ -249,7 +270,7 @@ def _measure(
     if "likelihood" in given and ("likelihood alone" not in needs or given["likelihood"].alone_nll is not None):
         needs -= {"likelihood", "likelihood alone"}
     measured = needs - {"scores", "directions", "quality", "reread along directions", "reread by likelihood"}
-    if not measured or model is None:  # the strategy says itself what it lacks
+    if not measured or model is None or strategy == ROUNDS:  # the strategy says itself what it lacks
         return given | ({"quality": qualities(rows, settings.quality)} if "quality" in needs else {})
 
     def do(name: str, work: Callable[[Any], Any], _artifact: Path | None) -> Any:

@@ -39,6 +39,8 @@ class Likelihood:
 
     def aligned(self, ids: Sequence[str]) -> Likelihood:
         """The same table in the order of `ids`. Raises: ArtifactError: a row is missing."""
+        if self.ids == list(ids):
+            return self
         position = {row_id: i for i, row_id in enumerate(self.ids)}
         missing = [row_id for row_id in ids if row_id not in position]
         if missing:

@@ -58,7 +58,8 @@ class SelectionSettings:
     aggregate: Aggregate = "round-robin"
     """`rds+`, `crds`: each query takes its nearest row in turn, or rows are ranked by their nearest query (`max`)."""
     text_encoder: str | None = None
-    """Sentence encoder of `text-diversity` and `facility-location`; None takes TF-IDF."""
+    """Sentence encoder of `text-diversity`, `facility-location` and `deita`; None takes TF-IDF; `native`, the whitened
+    scores (not for text-diversity, which that would make coverage)."""
 
     rounds: int = 3
     """Of `weakness-rounds`."""

@@ -34,6 +34,8 @@ class OwnAnswers:
 
     def aligned(self, ids: Sequence[str]) -> OwnAnswers:
         """The same in the order of `ids`. Raises: ArtifactError: a row is missing."""
+        if self.ids == list(ids):
+            return self
         order = _order(self.ids, ids, "answers of the model")
         tokens = None if self.n_tokens is None else [self.n_tokens[i] for i in order]
         correct = [self.correct[i] for i in order]
@@ -74,6 +76,8 @@ class QueryVectors:
 
     def aligned(self, ids: Sequence[str]) -> QueryVectors:
         """The same in the order of `ids`. Raises: ArtifactError: a row is missing."""
+        if self.ids == list(ids):
+            return self
         return QueryVectors(list(ids), self.rows[_order(self.ids, ids, "vector")], self.query)
 
 

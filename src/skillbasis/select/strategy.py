@@ -96,8 +96,8 @@ STRATEGIES: dict[str, Strategy] = {
     "human-balanced": Strategy(labelled.human_balanced),
     "human-weakness": Strategy(labelled.human_weakness, ("validation",), ("max_weight",)),
     "text-diversity": Strategy(texts.diverse_texts, (), ("text_encoder",), nested=True),
-    "facility-location": Strategy(facility.representing_rows, (), ("text_encoder",)),
-    "deita": Strategy(deita.good_and_unlike_rows, ("quality",), ("max_similarity", "text_encoder")),
+    "facility-location": Strategy(facility.representing_rows, (), ("text_encoder",), nested=True),
+    "deita": Strategy(deita.good_and_unlike_rows, ("quality",), ("max_similarity", "text_encoder"), nested=True),
     "rds+": Strategy(query.nearest_rows, ("query",), ("aggregate",), nested=True),
     "crds": Strategy(query.nearest_rows_whitened, ("query",), ("aggregate",), nested=True),
 }
@@ -131,7 +131,9 @@ class Arm:
         return select(known, self.strategy, budget, seed, unit=unit)
 
     def settings(self, given: SelectionSettings) -> SelectionSettings:
-        return replace(given, **dict(self.changes))
+        """What is given, with its changes; the shares of other directions than its own do not count."""
+        changes = dict(self.changes)
+        return replace(given, **({"weights": ()} if "directions" in changes else {}) | changes)
 
     @property
     def needs_directions(self) -> bool:
@@ -148,6 +150,16 @@ def check_strategy(name: str) -> None:
     if name not in STRATEGIES:
         known = list(STRATEGIES)
         raise UsageError(f"unknown strategy {name!r}{nearest(name, known)}; allowed are {', '.join(known)}")
+
+
+def check_budget(budget: int, unit: Unit, n_all: int | None = None) -> None:
+    """Raises: UsageError: an unknown unit, or a budget below 1 or above the `n_all` rows or tokens of the pool."""
+    if unit not in get_args(Unit):
+        raise UsageError(f"unknown unit {unit!r} of the budget; allowed are {', '.join(get_args(Unit))}")
+    if budget < 1:
+        raise UsageError(f"the budget must be at least 1 {unit[:-1]}, not {budget}")
+    if n_all is not None and budget > n_all:
+        raise UsageError(f"the budget of {budget} {unit} is above the pool of {n_all}; choose a smaller one")
 
 
 def needs_of(names: Collection[str]) -> set[Need]:
@@ -170,14 +182,7 @@ def select(candidates: Candidates, strategy: str, budget: int, seed: int, *, uni
         missing.
     """
     check_strategy(strategy)
-    if unit not in get_args(Unit):
-        raise UsageError(f"unknown unit {unit!r} of the budget; allowed are {', '.join(get_args(Unit))}")
-    what = unit[:-1]
-    if budget < 1:
-        raise UsageError(f"the budget must be at least 1 {what}, not {budget}")
-    n_all = len(candidates.ids) if unit == "rows" else int(candidates.tokens.sum())
-    if budget > n_all:
-        raise UsageError(f"the budget of {budget} {unit} is above the pool of {n_all}; choose a smaller one")
+    check_budget(budget, unit, int(candidates.tokens.sum()) if unit == "tokens" else len(candidates.ids))
     if unit == "tokens":
         return _within_tokens(candidates, strategy, budget, seed)
     rows = STRATEGIES[strategy].choose(candidates, budget, np.random.default_rng(seed))
@@ -191,16 +196,14 @@ def _within_tokens(candidates: Candidates, strategy: str, budget: int, seed: int
 
     A ranking that does not depend on the budget is made once, at the largest number of rows that may be needed.
     """
-    most = int(np.searchsorted(np.cumsum(np.sort(candidates.tokens)), budget, side="right"))  # of the shortest rows
-    if most < 1:
-        raise UsageError(f"the budget of {budget} tokens is below the shortest row of {candidates.tokens.min()}")
+    most = len(candidates.ids)
     # Doubling from what rows of mean length would give: most strategies take about that many.
     low, high, best = 0, min(most, max(1, int(budget / candidates.tokens.mean()))), list[SelectedRow]()
     while True:
         try:
             rows = select(candidates, strategy, high, seed)
         except TooFewRows as few:
-            if few.available <= low:
+            if few.available == 0:
                 raise
             most = high = few.available
             continue
@@ -208,6 +211,8 @@ def _within_tokens(candidates: Candidates, strategy: str, budget: int, seed: int
         if cost[-1] > budget:
             break
         low, best = high, rows
+        if cost[-1] == budget:
+            return best
         if high == most:
             raise UsageError(
                 f"{strategy} gives {len(best)} rows of {cost[-1]} tokens in all, below the budget of {budget} tokens; "

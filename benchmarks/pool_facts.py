@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
 
-    record: dict[str, Any] = {"command": "python benchmarks/pool_facts.py", "pools": {}}
+    record: dict[str, Any] = {
+        "what": "wrong rows of pools of the embedded world, and the AUC of mean NLL and of length for being right",
+        "command": "python benchmarks/pool_facts.py",
+        "versions": {name: version(name) for name in ("skillbasis", "torch", "transformers")},
+        "pools": {},
+    }
     for name, model, path in options.pool:
         lm, pool = load_model(model), load_corpus(path)
         likelihood = measure_likelihood(pool, lm, max_length=256, batch_tokens=4096)

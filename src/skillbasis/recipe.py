@@ -32,7 +32,7 @@ class ActivationsBlock(_Block):
     """How texts become vectors."""
 
     layers: str = "inner"
-    pooling: Literal["mean", "last", "max"] = "mean"
+    pooling: Literal["mean", "last", "max", "weighted"] = "mean"
     span: Literal["all", "prompt", "response"] = "all"
     max_length: int = Field(8000, ge=1)
     batch_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

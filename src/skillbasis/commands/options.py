@@ -28,7 +28,7 @@ First = Annotated[bool, typer.Option("--first", help="Take the first --limit row
 Layers = Annotated[
     str, typer.Option(help="'inner' (all blocks but first and last), 'all', or a list such as 2,5,8-11.")
 ]
-Pooling = Annotated[str, typer.Option(help="mean, last or max over the tokens of the span.")]
+Pooling = Annotated[str, typer.Option(help="mean, last, max, or weighted (later tokens weigh more), over the span.")]
 Span = Annotated[str, typer.Option(help="all, prompt or response.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens after which a row is cut.")]
 BatchTokens = Annotated[int, typer.Option(help="Tokens of one forward pass, padding included.")]

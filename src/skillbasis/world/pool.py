@@ -50,7 +50,8 @@ _HARD_SOURCES: dict[str, tuple[tuple[str, ...], int]] = {
     "habit": (("terse",), 16),
 }
 _MAX_ROWS_OF_QUESTION = 2  # right ones, and wrong ones, within a style
-_MAX_ROUNDS = 6  # of sampling; a family is sampled again while it has too few rows of some style
+_EVEN_ROUNDS = 5  # of sampling, in which families that have too few rows of some style are sampled again
+_MAX_ROUNDS = 12  # after the even ones all families are, as long as there are too few rows altogether
 
 
 @dataclass(frozen=True)
@@ -268,29 +269,29 @@ def _matched_rows(
     lm = load_model(model)
     cells = {style: {family: _Cell() for family in FAMILIES} for style in wanted}
     scarce, n_asked = list(FAMILIES), 0
-    for _ in range(_MAX_ROUNDS):
+    for n_rounds in range(1, _MAX_ROUNDS + 1):
         problems = [draw_problem(rng, "pool", family) for family in scarce for _ in range(problems_per_round)]
         n_asked += len(problems) * settings.rollouts
         for sample in _graded_samples(lm, problems, replace(settings, seed=rng.randrange(1 << 30))):
             if sample.style in cells:
                 cells[sample.style][sample.problem.family].add(sample)
-        # A tenth above the even part, so that there is something to make up for the families that stay below.
-        scarce = [
-            family
-            for family in FAMILIES
-            if any(cells[style][family].capacity * len(FAMILIES) < 1.1 * n for style, n in wanted.items())
-        ]
+        capacity = {style: {family: cell.capacity for family, cell in cells[style].items()} for style in wanted}
+        if n_rounds < _EVEN_ROUNDS:  # a tenth above the even part makes up for families that stay below it
+            scarce = [f for f in FAMILIES if any(capacity[s][f] * len(FAMILIES) < 1.1 * n for s, n in wanted.items())]
+        elif any(sum(capacity[style].values()) < n for style, n in wanted.items()):
+            scarce = list(FAMILIES)
+        else:
+            break
         if not scarce:
             break
     rows: list[_Row] = []
     for style, n in wanted.items():
-        capacity = {family: cell.capacity for family, cell in cells[style].items()}
-        if sum(capacity.values()) < n:
+        if sum(capacity[style].values()) < n:
             raise SkillbasisError(
-                f"{n_asked} answers of {model} give {sum(capacity.values())} {style} rows whose right and wrong ones "
+                f"{n_asked} answers of {model} give {sum(capacity[style].values())} {style} rows whose right and wrong ones "
                 f"are equally long, {n} are needed; ask for fewer rows, or for more problems per round"
             )
-        sizes = shared_evenly(n, capacity)
+        sizes = shared_evenly(n, capacity[style])
         for family, size in sizes.items():
             rows += cells[style][family].draw(size, rng)
         log(f"pool: {n} {style} rows of {n_asked} answers of {model.name}, {min(sizes.values())} or more of a family")

@@ -67,8 +67,13 @@ def pool_facts(pool: Corpus, mean_nll: np.ndarray, n_tokens: np.ndarray) -> dict
         "origins": dict(Counter(row["hidden_origin"] for row in hidden).most_common()),
         "styles": {
             name: told(style == name)
-            | {"by_family": {label: told((style == name) & (family == label)) for label in sorted(set(family))}}
+            | {
+                "by_family": {
+                    label: told((style == name) & (family == label)) for label in sorted(set(family[style == name]))
+                }
+            }
             for name in ("terse", "worked", "verified", "guess", "story")
+            if (style == name).any()
         },
     }
 

@@ -28,8 +28,11 @@ from shell import done, skillbasis
 from skillbasis.activations import ActivationStore, LiveActivations
 from skillbasis.artifact import read_json
 from skillbasis.basis import Scores, SkillBasis
+from skillbasis.corpus import load_corpus
 from skillbasis.evaluate.likelihood import Likelihood
 from skillbasis.evaluate.samples import read_samples
+from skillbasis.evaluate.tasks import load_task
+from skillbasis.evidence import count_tokens
 from skillbasis.lm import load_model
 from skillbasis.select import STRATEGIES
 from skillbasis.world.assets import pool_path, reasoner_path
@@ -54,7 +57,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the first rows of the pool, and what extract, discover, score and likelihood made of them."""
     folder = tmp_path_factory.mktemp("cli")
     with gzip.open(pool_path(), "rt") as pool:
-        (folder / "pool.jsonl").write_text("".join(islice(pool, N_ROWS)))
+        rows = [json.loads(line) | {"quality": i * 37 % 101} for i, line in enumerate(islice(pool, N_ROWS))]
+    jsonl(folder / "pool.jsonl", rows)
     jsonl(
         folder / "sums.jsonl",
         [{"id": f"s{i}", "problem": f"What is {i} plus 1?", "answer": str(i + 1)} for i in range(4)],
@@ -64,6 +68,11 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done("discover", folder / "acts", "--out", folder / "basis", "--k", "3")
     done("score", folder / "acts", "--basis", folder / "basis", "--out", folder / "scores.parquet")
     done("likelihood", folder / "pool.jsonl", "--model", "embedded", "--out", folder / "nll.parquet")
+    jsonl(folder / "match.jsonl", rows[:10])
+    task = load_task("embedded:validation", limit=12)
+    problems = [{"id": p.id, "problem": p.prompt[0]["content"], "subject": p.group} for p in task.problems]
+    answers = [{"answer": p.reference.answers[0]} for p in task.problems]
+    jsonl(folder / "problems.jsonl", [row | answer for row, answer in zip(problems, answers, strict=True)])
     make_bad_inputs(folder)
     return folder
 
@@ -240,40 +249,187 @@ def test_interpret_writes_what_each_direction_holds(work: Path, tmp_path: Path) 
     assert "# " in (tmp_path / "meaning" / "directions.md").read_text()
 
 
-STRATEGY_OPTIONS = {
+KNOWN = ("--scores", "scores.parquet", "--basis", "basis")
+MODEL = ["--model", "embedded"]
+ANSWERS = ["--rollouts", "2", "--own-rollouts", "1", "--max-tokens", "48", "--max-length", "256"]
+READ_AGAIN = [*MODEL, "--trainer", "lean", "--preset", "embedded", "--max-length", "256"]
+VALIDATION = ["--validation", "problems.jsonl", *ANSWERS]
+STRATEGY_OPTIONS: dict[str, list[str]] = {
     "directions": ["--direction", "0+", "--direction", "2-"],
     "directions+likelihood": ["--direction", "0+", "--likelihood", "nll.parquet"],
-    "low-nll": ["--model", "embedded"],
-    "random": [],
-    "human-balanced": [],
+    "directions+reread": ["--direction", "0+", "--likelihood", "nll.parquet", *READ_AGAIN],
+    "weakness": [*MODEL, *VALIDATION],
     "coverage": [],
+    "coverage+quality": ["--quality-column", "quality"],
+    "random": [],
+    "random-length-matched": [*MODEL, "--match", "match.jsonl"],
+    "length": MODEL,
+    "low-nll": MODEL,
+    "low-nll+reread": ["--likelihood", "nll.parquet", *READ_AGAIN],
+    "perplexity": ["--likelihood", "nll.parquet", "--band", "low"],
+    "ifd": MODEL,
+    "rft": [*MODEL, *ANSWERS],
+    "s1-like": [*MODEL, *ANSWERS],
+    "human-balanced": [],
+    "human-weakness": [*MODEL, *VALIDATION],
+    "text-diversity": [],
+    "facility-location": [],
+    "deita": ["--quality-column", "quality", "--max-similarity", "1"],
+    "rds+": [*MODEL, "--query", "match.jsonl"],
+    "crds": [*MODEL, *VALIDATION, "--aggregate", "max"],
 }
+DRAWN = ("directions", "weakness", "random", "random-length-matched", "perplexity", "rft", "human-balanced")
+DRAWN += ("human-weakness",)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+def chosen(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def kept(folder: Path) -> dict[str, bytes]:
+    """What a selection leaves, but for what it measured."""
+    return {name: content for name, content in files(folder).items() if "/" not in name}
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "weakness-rounds"])
 def test_select_by_every_strategy(strategy: str, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     out = tmp_path / "chosen.jsonl"
-    known = ("--scores", "scores.parquet", "--basis", "basis")
-    command = ["select", "pool.jsonl", "--strategy", strategy, "--budget", "12", *known, *STRATEGY_OPTIONS[strategy]]
+    command = ["select", "pool.jsonl", "--strategy", strategy, "--budget", "12", *KNOWN, *STRATEGY_OPTIONS[strategy]]
+    command += ["--keep-near-duplicates"]
     assert f"12 of {N_ROWS} rows by {strategy}" in done(*command, "--out", out)
-    source = {row["id"]: row for row in map(json.loads, Path("pool.jsonl").read_text().splitlines())}
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    source = {row["id"]: row for row in chosen(Path("pool.jsonl"))}
+    rows = chosen(out)
     marks = [row.pop("_selection") for row in rows]
     assert len({row["id"] for row in rows}) == 12
-    assert all(row == source[row["id"]] for row in rows)
+    if strategy == "rft":
+        assert all(row["answer"] == source[row["id"]]["answer"] for row in rows)
+        assert any(row["response"] != source[row["id"]]["solution"] for row in rows)
+    else:
+        assert all(row == source[row["id"]] for row in rows)
     assert [mark["rank"] for mark in marks] == list(range(1, 13))
     assert {mark["strategy"] for mark in marks} == {strategy}
     how = read_json(out.with_suffix(".json"))
-    assert (how["n_rows"], how["budget"], how["seed"]) == (12, 12, 0)
+    assert (how["n_rows"], how["budget"], how["unit"], how["seed"]) == (12, 12, "rows", 0)
+    assert (how["near_duplicates"], how["overlap"]) == (None, None)
     if strategy == "directions":
         assert [(mark["direction"], mark["sign"]) for mark in marks] == [(0, "+")] * 6 + [(2, "-")] * 6
-    first = files(tmp_path)
+    first = kept(tmp_path)
     done(*command, "--out", out)
-    assert files(tmp_path) == first  # the same seed gives the same bytes
-    done(*command, "--out", out, "--seed", "1")
-    seeded = strategy in ("directions", "random", "human-balanced")
-    assert (files(tmp_path)["chosen.jsonl"] != first["chosen.jsonl"]) == seeded
+    assert kept(tmp_path) == first  # the same seed gives the same bytes
+    if strategy not in ("directions+reread", "low-nll+reread", "weakness", "human-weakness", "rft", "s1-like", "crds"):
+        done(*command, "--out", out, "--seed", "1")
+        assert (kept(tmp_path)["chosen.jsonl"] != first["chosen.jsonl"]) == (strategy in DRAWN)
+
+
+def test_select_within_tokens(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    out = tmp_path / "chosen.jsonl"
+    command = ["select", "pool.jsonl", "--strategy", "low-nll", "--unit", "tokens", "--likelihood", "nll.parquet"]
+    command += [*MODEL, "--keep-near-duplicates", "--out", str(out)]
+    done(*command, "--budget", "700")
+    tokens = count_tokens(load_corpus("pool.jsonl"), load_model("embedded"), 8000)
+    rows = chosen(out)
+    assert sum(tokens[row["id"]] for row in rows) <= 700
+    nll = Likelihood.load("nll.parquet")
+    order = [nll.ids[i] for i in np.argsort(nll.mean_nll, kind="stable")]
+    assert [row["id"] for row in rows] == order[: len(rows)]
+    assert sum(tokens[row_id] for row_id in order[: len(rows) + 1]) > 700
+    how = read_json(out.with_suffix(".json"))
+    assert (how["budget"], how["unit"], how["n_rows"]) == (700, "tokens", len(rows))
+
+
+def test_select_along_directions_in_shares_and_spread(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    command = ["select", "pool.jsonl", "--strategy", "directions", "--budget", "12", *KNOWN, "--keep-near-duplicates"]
+    command += ["--direction", "0+", "--direction", "2-", "--weight", "1", "--weight", "3"]
+    done(*command, "--top-share", "0", "--out", tmp_path / "top.jsonl")
+    marks = [row["_selection"] for row in chosen(tmp_path / "top.jsonl")]
+    assert [(mark["direction"], mark["sign"]) for mark in marks] == [(0, "+")] * 3 + [(2, "-")] * 9
+    table = Scores.load("scores.parquet")
+    best = [table.ids[i] for i in np.argsort(-table.cosine[:, 0])[:3]]
+    assert [row["id"] for row in chosen(tmp_path / "top.jsonl")][:3] == best
+    done(*command, "--spread", "0.5", "--out", tmp_path / "spread.jsonl")
+    how = read_json(tmp_path / "spread.json")
+    assert (how["temperature"], how["weights"], how["directions"]) == (0.5, [1.0, 3.0], ["0+", "2-"])
+    assert how["reasons"] == {"drawn along 0+ at temperature 0.5": 3, "drawn along 2- at temperature 0.5": 9}
+    assert {row["id"] for row in chosen(tmp_path / "spread.jsonl")} != {
+        row["id"] for row in chosen(tmp_path / "top.jsonl")
+    }
+    ranked = [*command[:-8], "--direction", "1+", "--rank-by", "centred-rank", "--top-share", "0"]
+    done(*ranked, "--out", tmp_path / "ranked.jsonl")
+    assert read_json(tmp_path / "ranked.json")["rank_by"] == "centred-rank"
+
+
+def test_select_measures_once_what_a_strategy_needs(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    out = tmp_path / "weak.jsonl"
+    command = ["select", "pool.jsonl", "--strategy", "weakness", *KNOWN, *MODEL, *VALIDATION, "--keep-near-duplicates"]
+    done(*command, "--budget", "12", "--out", out)
+    how = read_json(out.with_suffix(".json"))
+    assert {(entry["direction"], entry["sign"]) for entry in how["weaknesses"]} == {
+        (k, sign) for k in range(3) for sign in "+-"
+    }
+    answers = read_samples(tmp_path / "weak.evidence" / "validation-answers" / "samples")["problems.jsonl"]
+    overall = 1 - np.mean([record["correct"] for record in answers])
+    assert len(answers) == 24 and all(entry["overall"] == pytest.approx(overall) for entry in how["weaknesses"])
+    evidence = files(tmp_path / "weak.evidence")
+    monkeypatch.setattr("skillbasis.evaluate.run._fill", None)
+    monkeypatch.setattr("skillbasis.activations.reader.LocalReader.read", None)
+    done(*command, "--budget", "9", "--out", out)
+    unread = {name for name in evidence if not name.endswith("answers.jsonl")}
+    assert {name: files(tmp_path / "weak.evidence")[name] for name in unread} == {n: evidence[n] for n in unread}
+    assert len(chosen(out)) == 9
+
+
+def test_select_leaves_out_near_duplicates_and_says_so(work: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (work / "pool.jsonl").read_text().splitlines()][:20]
+    twins = [row | {"id": f"twin-{row['id']}"} for row in rows[:3]]
+    corpus = jsonl(tmp_path / "twins.jsonl", rows + twins)
+    command = ["select", corpus, "--strategy", "random", "--near-duplicates", "1", "--out", tmp_path / "c.jsonl"]
+    shown = done(*command, "--budget", "20")
+    assert "3 of 23 rows share at least 100% of their shingles of 5 words with a row kept before them; 3 of" in shown
+    assert "exactly the same shingles, left out\n" in shown and "20 of 20 rows by random" in shown
+    assert {row["id"] for row in chosen(tmp_path / "c.jsonl")} == {row["id"] for row in rows}
+    assert read_json(tmp_path / "c.json")["near_duplicates"]["n_removed"] == 3
+    refused = skillbasis(*command, "--budget", "21")
+    assert refused.code == 2 and "the budget of 21 rows is above the pool of 20" in refused.err
+    shown = done(*command, "--budget", "21", "--keep-near-duplicates")
+    assert "21 of 23 rows" in shown and "shingles" not in shown
+    shown = done("select", jsonl(tmp_path / "p.jsonl", rows), *command[2:], "--budget", "5")
+    assert "none of the 20 rows is a near-duplicate" in shown
+
+
+def test_select_refuses_before_it_measures(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    for name in ("gather", "kept_reread"):
+        monkeypatch.setattr(f"skillbasis.evidence.{name}", None)
+    out = tmp_path / "c.jsonl"
+    command = ["select", "pool.jsonl", *MODEL, *VALIDATION, "--keep-near-duplicates", "--out", str(out)]
+    for options, message in (
+        ("--strategy rft --budget 121", "the budget of 121 rows is above the pool of 120; choose a smaller one"),
+        ("--strategy rft --budget 5 --unit token", "unknown unit 'token' of the budget; allowed are rows, tokens"),
+        ("--strategy directions+likelihood --budget 5", "this strategy needs directions; give --direction 3+"),
+        ("--strategy directions+reread --budget 5", "this strategy needs directions; give --direction 3+"),
+        ("--strategy directions+likelihood --budget 5 --direction 0+", "this strategy needs scores; make them with"),
+        (
+            "--strategy directions+reread --budget 5 --direction 9+ --scores scores.parquet",
+            "direction 9 does not exist; the scores have 0 to 2",
+        ),
+        ("--strategy low-nll+reread --budget 5 --trainer slim", "unknown trainer 'slim'; allowed are trl, lean"),
+        ("--strategy low-nll+reread --budget 5 --preset slim", "unknown preset 'slim'"),
+        (
+            "--strategy weakness-rounds --budget 5",
+            "weakness-rounds trains between its rounds: run it as an arm of a",
+        ),
+    ):
+        result = skillbasis(*command, *options.split())
+        assert result.code == 2 and result.err.startswith(f"error: {message}"), result.err
+    assert not out.exists()
 
 
 def test_train_then_evaluate_what_was_trained(work: Path, tmp_path: Path) -> None:
@@ -341,13 +497,37 @@ def test_grade_existing_responses(tmp_path: Path) -> None:
 
 def test_probe_pilots_the_named_directions(work: Path, tmp_path: Path) -> None:
     pool, task = work / "pool.jsonl", work / "sums.jsonl"
-    sizes = ("--rows", "24", "--n-random", "1", "--rollouts", "1", "--max-tokens", "20", "--workers", "1")
+    sizes = (
+        "--rows",
+        "24",
+        "--n-random",
+        "1",
+        "--seeds",
+        "1",
+        "--rollouts",
+        "1",
+        "--max-tokens",
+        "20",
+        "--workers",
+        "1",
+    )
     command = ["probe", pool, "--scores", work / "scores.parquet", "--model", "embedded", "--task", task, *sizes]
     command += ["--direction", "0+", "--direction", "1-", "--preset", "embedded", "--trainer", "lean"]
     shown = done(*command, "--out", tmp_path / "probe")
     assert re.search(r"^random: pass@1 .*^chosen: (0\+|1-)$", shown, re.MULTILINE | re.DOTALL)
     outcome = read_json(tmp_path / "probe" / "probe.json")
     assert sorted(entry["name"] for entry in outcome["directions"]) == ["0+", "1-"]
+
+
+def test_probe_by_the_strategy_that_will_select(work: Path, tmp_path: Path) -> None:
+    sizes = ("--rows", "12", "--n-random", "1", "--rollouts", "1", "--max-tokens", "12", "--workers", "1")
+    command = ["probe", work / "pool.jsonl", "--scores", work / "scores.parquet", *MODEL, "--task", work / "sums.jsonl"]
+    command += ["--along", "directions+likelihood", "--likelihood", work / "nll.parquet", "--seeds", "1", *sizes]
+    command += ["--direction", "0+", "--preset", "embedded", "--trainer", "lean", "--out", tmp_path / "probe"]
+    assert "chosen: 0+" in done(*command)
+    outcome = read_json(tmp_path / "probe" / "probe.json")
+    assert outcome["settings"]["settings"]["along"] == "directions+likelihood"
+    assert any("draws nothing at random" in note for note in outcome["notes"])
 
 
 def test_study_run_and_report_share_one_run_directory(work: Path, tmp_path: Path) -> None:
@@ -374,12 +554,13 @@ def test_study_run_and_report_share_one_run_directory(work: Path, tmp_path: Path
     study = skillbasis("study", *command)
     assert study.code == 0, study.err
     assert "directions" in study.out and study.out.endswith(f"report: {out / 'report.html'}\n")
-    assert re.findall(r"^(\w+): [\d.]+ s$", study.err, re.MULTILINE) == [
+    assert re.findall(r"^([\w-]+): [\d.]+ s$", study.err, re.MULTILINE) == [
         "corpus",
         "activations",
         "basis",
         "interpret",
         "overlap",
+        "near-duplicates",
         "study",
     ]
     assert not (out / "steer").exists()
@@ -487,10 +668,39 @@ WRONG_USE = {  # exit code 2
     SELECT + " --strategy random --budget 121": r"the budget of 121 rows is above the pool of 120; choose a smaller",
     SELECT + " --strategy random --budget 0": r"the budget must be at least 1 row, not 0",
     SELECT + " --strategy random --out {new}.txt": r"new.txt is no .jsonl file; .* change the name",
-    SELECT + " --strategy random --rank-by size": r"--rank-by is 'cosine' or 'projection', not 'size'",
+    SELECT + " --strategy random --rank-by size": r"unknown rank_by 'size'; allowed are cosine, projection, centr",
     SELECT + " --strategy directions": r"this strategy needs directions; give --direction 3\+",
     SELECT + " --strategy directions --direction up": r"'up' is no signed direction; write a number and a sign",
     SELECT + " --strategy directions --direction 3+": r"direction 3 does not exist; the scores have 0 to 2",
+    SELECT + " --strategy random --unit token": r"unknown unit 'token' of the budget; allowed are rows, tokens",
+    SELECT + " --strategy random --unit tokens": r"needs the tokens of every row; give --model, whose tokenizer counts",
+    SELECT + " --strategy directions --direction 0+ --weight 1 --weight 2": r"2 weights were given for 1 directions",
+    SELECT + " --strategy directions --direction 0+ --weight 0": r"weights of directions must be numbers above 0",
+    SELECT + " --strategy directions --direction 0+ --spread 0": r"temperature must be above 0, not 0.0; top_share 0",
+    SELECT + " --strategy directions --direction 0+ --top-share 2": r"top_share must be from 0 to 1, not 2.0",
+    SELECT + " --strategy perplexity --band mid": r"unknown band 'mid'; allowed are low, middle, high",
+    SELECT + " --strategy crds --aggregate mean": r"unknown aggregate 'mean'; allowed are round-robin, max",
+    SELECT
+    + " --strategy directions+likelihood --direction 0+ --cells 0": r"cells and rounds must be at least 1, not 0",
+    SELECT + " --strategy random-length-matched --model embedded": r"matches the lengths of another selection; .*--m",
+    SELECT + " --strategy random-length-matched --model embedded --match {work}/other.jsonl": (
+        r"3 of 3 rows of the selection to match are not in the pool, the first is 'o0'; match a selection made from"
+    ),
+    SELECT + " --strategy random-length-matched --match {work}/none.jsonl": r"no corpus at .*none.jsonl.*; check the",
+    SELECT + " --strategy deita": r"needs a quality of every row; name the column that holds it",
+    SELECT + " --strategy deita --quality-column labels": r"row 'pool-00000' has no number in column 'labels' \(",
+    SELECT + " --strategy deita --quality-column quality --max-similarity 2": r"max_similarity must be above -1 and at",
+    SELECT + " --strategy weakness": r"needs the model's answers to validation problems; give --validation TASK",
+    SELECT + " --strategy weakness --model embedded": r"weakness looks at the model's answers .*; give --validation T",
+    SELECT + " --strategy rds+ --model embedded": r"rds\+ looks at the model's answers .*; give --validation TASK",
+    SELECT + " --strategy rds+": r"needs vectors of a query set; give --model and --validation TASK or --query",
+    SELECT + " --strategy rft": r"needs the model's own answers to the rows' problems; give --model",
+    SELECT + " --strategy ifd --likelihood {work}/nll.parquet": r"and the table has none; give --model, or measure the",
+    SELECT + " --strategy low-nll+reread": r"by the model fine-tuned on a first selection; give --model",
+    SELECT + " --strategy weakness-rounds": r"trains between its rounds: run it as an arm of a study; weakness takes",
+    SELECT
+    + " --strategy random --near-duplicates 0": r"the threshold of near-duplicates must be above 0 and at most 1",
+    SELECT + " --strategy weakness --model embedded --validation embeded": r"unknown task 'embeded' \(did you mean",
     "select {work}/pool.jsonl --strategy directions --direction 0+ --budget 2 --out {new}.jsonl": (
         r"this strategy needs scores; make them with skillbasis score and give --scores"
     ),
@@ -520,6 +730,9 @@ WRONG_USE = {  # exit code 2
     PROBE + " --trainer slim": r"unknown trainer 'slim'; allowed are trl, lean",
     PROBE + " --preset slim": r"unknown preset 'slim'.*; allowed are reasoning",
     PROBE + " --rows 121": r"the budget of 121 rows is above the pool of 120; choose a smaller one",
+    PROBE + " --along low-nll": r"pilots are drawn by directions or directions\+likelihood, not by 'low-nll'",
+    PROBE + " --along directions+likelihood": r"this strategy needs likelihoods; give --model, or --likelihood",
+    PROBE + " --along directions+likelihood --likelihood {work}/none": r"no table of likelihoods at .*; make it with",
     PROBE + " --direction 3+": r"direction 3 does not exist; the scores have 0 to 2",
     "run {work}/misspelt.yaml --out {new}": r"unknown key 'basis.kk' \(did you mean 'k'\?\)",
     "study {work}/misspelt.yaml --out {new}": r"unknown key 'basis.kk' \(did you mean 'k'\?\)",

@@ -36,6 +36,17 @@ def test_the_share_of_wrong_rows_is_the_same_at_every_length(wrong_share: float)
             assert abs(drawn[1][length] - wrong_share * rows) < 1 + 1e-9
 
 
+def test_all_that_can_be_matched_is_drawn() -> None:
+    # Rounding in floating point (.35 x 70 = 24.499..., .35 x 110 = 38.5) would ask one length for more than it has.
+    rng = Random("all")
+    for _ in range(300):
+        right, wrong = ([rng.randrange(8) for _ in range(rng.randrange(200))] for _ in range(2))
+        for wrong_share in (0.35, 0.3, 0.15):
+            total = sum(matched_capacity(right, wrong, wrong_share).values())
+            places = draw_matched(right, wrong, total, wrong_share, rng)
+            assert len(set(places[0])) + len(set(places[1])) == total
+
+
 def test_rows_of_a_length_are_drawn_at_random_by_the_seed() -> None:
     first, again, other = (draw_matched([5] * 100, [5] * 100, 20, 0.35, Random(seed)) for seed in (0, 0, 1))
     assert first == again != other

@@ -258,6 +258,8 @@ def test_what_the_head_of_the_llama_recipe_says_of_its_cost_is_so(planned: Calla
     assert stages["own answers"].note.startswith("1 x 30 problems x 2 answers")
     assert memory_gib(made)["study: training"] == pytest.approx(180, abs=5)
     assert all(memory.fits for memory in made.memory)
+    logits = next(item.parts["logits"] for item in made.memory if item.stage == "likelihood")
+    assert logits == 8192 * 128_256 * 10  # the batches of measure_likelihood, not the recipe's 32,768 tokens
     kept = {item.what: item.bytes for item in made.disk}["fine-tuned models"]
     assert kept == 141 * 2 * made.n_parameters == pytest.approx(2.3e12, rel=0.02)
     # of this pool, that is: nothing else stands against the recipe
@@ -332,6 +334,9 @@ def test_a_main_recipe_runs_with_few_arms(family: str, tiny: Callable[[str], Pat
     recipe["study"]["arms"] = ["random", "rft", "rds+", "human-weakness", "native"]
     recipe["study"]["task"] = recipe["study"]["task"][:1]
     recipe["contest"]["arms"] = ["directions+likelihood", "low-nll"]
+    once = {"n_random": 1, "n_seeds": 1, "n_finalists": 1, "n_repeats": 1}
+    recipe["probe"] |= once
+    recipe["contest"] |= once
     run = run_small(recipe, tmp_path)
     check_study(run, recipe)
     stages = [stage["name"] for stage in read_json(run / "run.json")["stages"]]

@@ -91,7 +91,8 @@ def outcome(run: Path) -> tuple[Any, Any]:
 
 def test_every_stage_leaves_its_artifact(finished: Path) -> None:
     stages = [stage["name"] for stage in read_json(finished / "run.json")["stages"]]
-    assert stages == ["corpus", "activations", "basis", "interpret", "likelihood", "overlap", "probe", "study", "steer"]
+    before = ["corpus", "activations", "basis", "interpret", "overlap", "near-duplicates", "likelihood"]
+    assert stages == [*before, "probe", "study", "steer"]
     summary = read_json(finished / "study" / "summary.json")
     assert set(summary["arms"]) == {"base", *RECIPE["study"]["arms"]}
     assert all(len(entry["pass@1"]["seeds"]) == 2 for entry in summary["arms"].values())
@@ -226,10 +227,46 @@ def test_killed_at_several_moments_the_same_command_ends_the_same(finished: Path
         ({"study": RECIPE["study"] | {"budget": 301}}, "study.budget is 301, above the pool of 300 rows"),
         ({"study": RECIPE["study"] | {"arms": ["randon"]}}, r"unknown strategy 'randon' \(did you mean 'random'\?\)"),
         (
-            {"probe": RECIPE["probe"] | {"task": "embedded"}, "study": RECIPE["study"] | {"task": "embedded"}},
-            "both use",
+            {"probe": RECIPE["probe"] | {"task": "embedded"}, "steer": None},
+            "400 of 400 problems of 'embedded:test', which the study reports on, are in 'embedded:test'",
         ),
-        ({"probe": None}, "study needs directions"),
+        ({"selection": {"validation": "embedded"}}, "400 of 400 problems of 'embedded:test', which the study reports"),
+        (
+            {"study": RECIPE["study"] | {"task": ["embedded:pool", "embedded:validation"]}},
+            "240 of 240 problems of 'emb",
+        ),
+        (
+            {
+                "probe": None,
+                "steer": None,
+                "study": RECIPE["study"] | {"directions": ["0+"], "arms": ["native"]},
+                "contest": {"task": "embedded:test"},
+            },
+            "are in 'embedded:test' too, which chooses; directions and arms must be chosen on other problems",
+        ),
+        ({"probe": None, "steer": None}, "study needs directions"),
+        (
+            {"probe": None, "steer": None, "study": RECIPE["study"] | {"directions": ["0+"], "arms": ["native"]}},
+            "the arm native is chosen on validation problems: give contest.task, or a probe block",
+        ),
+        ({"study": RECIPE["study"] | {"match": "length"}}, "study.match names 'length', which is no arm of the study"),
+        ({"study": RECIPE["study"] | {"match": "native"}}, "study.match names 'native', which is no arm of the study"),
+        (
+            {"study": RECIPE["study"] | {"arms": ["native"]}, "contest": {"arms": ["low-nl"]}},
+            r"unknown strategy 'low-nl' \(did you mean 'low-nll'\?\)",
+        ),
+        (
+            {"study": RECIPE["study"] | {"arms": ["native"]}, "contest": {"arms": ["random"]}},
+            "random is the control of every contest",
+        ),
+        (
+            {"study": RECIPE["study"] | {"arms": ["native", "native"]}},
+            "arms and the seeds of a study must be different",
+        ),
+        ({"study": RECIPE["study"] | {"arms": ["rft", "rft"]}}, "arms and the seeds of a study must be different"),
+        ({"study": RECIPE["study"] | {"budget": [48, 301]}}, "study.budget is 301, above the pool of 300 rows"),
+        ({"selection": {"quotas": [1, 2]}}, "selection.quotas has 2 shares for 1 directions; give one for each"),
+        ({"training": RECIPE["training"] | {"batch_size": 5}}, "batch_size 5 is no multiple of micro_batch_size"),
         ({"study": RECIPE["study"] | {"directions": ["7+"]}}, r"study.directions names 7\+, but the basis has 0 to 1"),
         ({"probe": RECIPE["probe"] | {"kind": "steer", "scope": "last"}}, "unknown scope 'last'"),
         ({"probe": RECIPE["probe"] | {"kind": "steer", "blocks": [0]}}, "probe.blocks names block 0, but the basis"),
@@ -254,6 +291,170 @@ def test_what_cannot_work_is_refused_before_the_first_stage(
     with pytest.raises(UsageError, match=message):
         run_recipe(parse_recipe(RECIPE | change, "test"), tmp_path / "run", Silent())
     assert not (tmp_path / "run" / "activations").exists()
+
+
+# Ways of selecting
+
+SHORT = {"rollouts": 1, "temperature": 0.8, "max_tokens": 24}
+SELECTION: dict[str, Any] = {key: RECIPE[key] for key in ("model", "workers", "activations", "basis", "training")}
+SELECTION |= {
+    "selection": {"rounds": 2, "own_rows": 120, "own_sampling": SHORT, "validation_sampling": SHORT},
+    "contest": {
+        "task": "embedded:validation",
+        "n_problems": 8,
+        "arms": ["directions+likelihood", "low-nll", "s1-like"],
+        "n_random": 1,
+        "n_seeds": 1,
+        "n_finalists": 1,
+        "n_repeats": 1,
+        "sampling": SHORT,
+    },
+    "study": {
+        "task": "embedded:test",
+        "n_problems": 6,
+        "arms": ["native", "rft", "random-length-matched", "deita", "weakness-rounds", "random"],
+        "directions": ["0+"],
+        "match": "native",
+        "budget": [20, 30],
+        "seeds": [0, 1],
+        "sampling": SHORT,
+    },
+}
+MEASURED = ["own answers", "validation answers", "likelihood"]
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """A run over 300 rows of which two hold a test problem and two are copies."""
+    from skillbasis.evaluate.tasks import load_task
+
+    folder = tmp_path_factory.mktemp("selected")
+    with gzip.open(pool_path(), "rt") as pool:
+        rows = [json.loads(line) for line in islice(pool, 300)]
+    for number, problem in zip((3, 40), load_task("embedded", limit=8).problems, strict=False):
+        rows[number]["problem"] = problem.prompt[0]["content"].upper()
+    for number, copied in ((70, 10), (71, 11)):
+        rows[number] |= {key: rows[copied][key] for key in ("problem", "solution", "answer")}
+    (folder / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    selection = SELECTION["selection"] | {"near_duplicates": 1.0}  # rows of a template are near each other
+    recipe = SELECTION | {"corpus": str(folder / "pool.jsonl"), "selection": selection}
+    return recipe, run_recipe(parse_recipe(recipe, "test"), folder / "run", Silent())
+
+
+def selection(run: Path, study: str, arm: str, seed: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / study / "selections" / f"{arm}-{seed}.jsonl").read_text().splitlines()]
+
+
+def test_all_ways_of_selecting_at_two_budgets(selected: tuple[dict[str, Any], Path]) -> None:
+    recipe, run = selected
+    record = read_json(run / "run.json")
+    stages = [stage["name"] for stage in record["stages"]]
+    assert stages[:6] == ["corpus", "activations", "basis", "interpret", "overlap", "near-duplicates"]
+    assert sorted(stages[6:-4]) == sorted(MEASURED) and stages[-4:] == ["contest", "study", "contest-30", "study-30"]
+    for study, budget in (("study", 20), ("study-30", 30)):
+        summary = read_json(run / study / "summary.json")
+        assert (summary["budget"], list(summary["arms"])) == (budget, ["base", *recipe["study"]["arms"]])
+        assert summary["arms"].pop("deita")["status"] == "failed"
+        assert {entry["status"] for entry in summary["arms"].values()} == {"done"}
+        for arm in summary["arms"].keys() - {"base"}:
+            for seed in (0, 1):
+                rows = selection(run, study, arm, seed)
+                assert len({row["id"] for row in rows}) == len(rows) == budget
+                assert [row["_selection"]["rank"] for row in rows] == list(range(1, budget + 1))
+
+
+def test_rows_that_overlap_or_come_twice_are_in_no_selection(selected: tuple[dict[str, Any], Path]) -> None:
+    _, run = selected
+    pool = [json.loads(line)["id"] for line in (run.parent / "pool.jsonl").read_text().splitlines()]
+    twins = set(read_json(run / "near-duplicates" / "near_duplicates.json")["removed"])
+    assert {pool[70], pool[71]} <= twins
+    left_out = twins | {pool[3], pool[40]}
+    for file in run.glob("study*/selections/*.jsonl"):
+        assert not left_out & {json.loads(line)["id"] for line in file.read_text().splitlines()}
+    words = read_json(run / "run.json")["warnings"]
+    assert any("2 of 300 rows overlap" in text and "left out of probe and study" in text for text in words)
+    assert any("exactly the same shingles; they are left out of probe and study" in text for text in words)
+
+
+def test_an_arm_without_its_evidence_is_a_hole_that_says_what_to_give(selected: tuple[dict[str, Any], Path]) -> None:
+    _, run = selected
+    summary = read_json(run / "study" / "summary.json")
+    assert summary["arms"]["deita"]["reason"].startswith("this strategy needs a quality of every row; name its column")
+    assert "deita failed: this strategy needs a quality" in summary["verdicts"]["deita"]
+    assert any(
+        "needs a column with a quality of every row, and the recipe names none (selection.quality)" in text
+        for text in read_json(run / "run.json")["warnings"]
+    )
+    contest = read_json(run / "contest" / "contest.json")
+    assert {entry["name"] for entry in contest["arms"] if entry["status"] == "done"} >= {"low-nll"}
+
+
+def test_native_is_what_the_contest_chose_and_the_control_has_its_lengths(
+    selected: tuple[dict[str, Any], Path],
+) -> None:
+    from skillbasis.corpus import load_corpus
+    from skillbasis.evidence import count_tokens
+    from skillbasis.lm import load_model
+
+    _, run = selected
+    tokens = count_tokens(load_corpus(run.parent / "pool.jsonl"), load_model("embedded"), 256)
+    for study, contest in (("study", "contest"), ("study-30", "contest-30")):
+        chosen = read_json(run / contest / "contest.json")["chosen"]
+        how = read_json(run / study / "selections" / "native-0.json")
+        assert (how["strategy"], how["arm"]) == (chosen["strategy"], "native")
+        native = selection(run, study, "native", 0)
+        assert {row["_selection"]["strategy"] for row in native} == {chosen["strategy"]}
+        if chosen["strategy"] == "s1-like":
+            continue
+        lengths = [
+            sum(tokens[row["id"]] for row in selection(run, study, arm, 0))
+            for arm in ("native", "random-length-matched")
+        ]
+        assert abs(lengths[0] - lengths[1]) < 0.1 * lengths[0]
+
+
+def test_own_answers_stand_in_place_of_the_rows_responses(selected: tuple[dict[str, Any], Path]) -> None:
+    from skillbasis.evaluate.samples import read_samples
+
+    _, run = selected
+    right = {(r["problem_id"], r["response"]) for r in read_samples(run / "own-answers")["pool"] if r["correct"]}
+    assert {(row["id"], row["response"]) for row in selection(run, "study-30", "rft", 1)} <= right
+
+
+def test_the_curriculum_takes_its_rounds(selected: tuple[dict[str, Any], Path]) -> None:
+    _, run = selected
+    reasons = read_json(run / "study-30" / "selections" / "weakness-rounds-1.json")["reasons"]
+    rounds = {name: sum(n for why, n in reasons.items() if why.startswith(name)) for name in ("round 1", "round 2")}
+    assert rounds == {"round 1": 15, "round 2": 15}
+    assert (run / "rounds-30" / "weakness-rounds" / "30-1" / "answers-1" / "samples" / "summary.json").exists()
+    scored = run / "rounds-30" / "weakness-rounds" / "30-1" / "answers-1" / "activations" / "manifest.json"
+    base = read_json(run / "activations" / "manifest.json")["weights_fingerprint"]
+    assert read_json(scored)["weights_fingerprint"] == base, "the base reads what the trained model answers"
+
+
+def test_every_cost_of_finding_the_rows_is_counted(selected: tuple[dict[str, Any], Path]) -> None:
+    _, run = selected
+    seconds = {stage["name"]: stage["seconds"] for stage in read_json(run / "run.json")["stages"]}
+    arms = read_json(run / "study" / "summary.json")["arms"]
+    spent = {arm: entry["selection_seconds"] for arm, entry in arms.items()}
+    assert spent["rft"] >= seconds["own answers"] > 0
+    assert spent["weakness-rounds"] >= seconds["activations"] + seconds["basis"] + seconds["validation answers"]
+    assert spent["native"] >= seconds["contest"] + seconds["likelihood"] + seconds["own answers"]
+    assert spent["random"] < 1
+
+
+def test_a_second_run_measures_chooses_and_trains_nothing(selected: tuple[dict[str, Any], Path]) -> None:
+    recipe, run = selected
+
+    def stamps() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in sorted(run.rglob("manifest.json"))}
+
+    before = stamps()
+    assert len(before) > 30
+    run_recipe(parse_recipe(recipe, "test"), run, Silent())
+    assert stamps() == before
+    reused = {stage["name"]: stage["reused"] for stage in read_json(run / "run.json")["stages"]}
+    assert all(reused[name] for name in reused if name != "corpus"), reused
 
 
 def test_a_failed_cell_leaves_a_hole_that_is_shown(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import io
 import json
 import os
@@ -22,7 +23,8 @@ import torch
 import yaml
 
 from conftest import HIDDEN, N_BLOCKS
-from skillbasis import cli, token_count
+from scaled import Silent, nemotron_rows, problems, write_lines
+from skillbasis import cli, contest, curriculum, evidence, pipeline, token_count, workload
 from skillbasis import probe as probing
 from skillbasis import study as studying
 from skillbasis.activations import ExtractionSettings, extract
@@ -31,14 +33,17 @@ from skillbasis.basis import Scores
 from skillbasis.cells import Cell, CellSettings
 from skillbasis.corpus import Corpus
 from skillbasis.errors import SkillbasisError, UsageError
+from skillbasis.evaluate.likelihood import measure_likelihood
+from skillbasis.evaluate.run import evaluate
 from skillbasis.evaluate.sampler import SamplingSettings
 from skillbasis.evaluate.tasks import Asking
 from skillbasis.flops import Device, decoder_cost
 from skillbasis.lm import LanguageModel
 from skillbasis.plan import Plan, Stage, plan_extraction, plan_recipe
-from skillbasis.recipe import load_recipe, parse_recipe
+from skillbasis.recipe import Recipe, load_recipe, parse_recipe
 from skillbasis.select import Candidates
 from skillbasis.token_count import count_tokens
+from skillbasis.train.loop import fine_tune_in_memory
 from skillbasis.train.settings import PRESETS
 from skillbasis.world.assets import demo_recipe_path, pool_path
 
@@ -287,6 +292,213 @@ def test_as_many_cells_are_planned_as_are_run(
     assert [cell.rows is not None for cell in ran] == [True] * 2 * 2 + [False] * 2  # the recipe has three arms
     assert stages["study: training"].note.startswith("6 fine-tunes x 20 rows x 2 epochs")
     assert stages["study: answering"].note.startswith("8 x 3 problems")
+
+
+EVERY_NEED = ["random", "ifd", "s1-like", "rds+", "weakness-rounds", "directions+reread", "low-nll+reread", "native"]
+
+
+def scaled_recipe(folder: Path, model: Path, **study: Any) -> dict[str, Any]:
+    """A study of everything that a recipe can ask for, on a tiny model, with schedules that stop nobody."""
+    asked = {"rollouts": 2, "max_tokens": 8}
+    full = {"strategy": "full", "n_random": 2, "n_seeds": 2, "n_finalists": 2, "n_repeats": 1, "sampling": asked}
+    paths = {
+        name: str(write_lines(folder / f"{name}.jsonl", problems(name, n)))
+        for name, n in {"validation": 5, "test": 3, "other": 4, "query": 6}.items()
+    }
+    return {
+        "model": str(model),
+        "workers": 1,
+        "corpus": {"source": str(write_lines(folder / "pool.jsonl", nemotron_rows(40))), "label_column": "subject"},
+        "basis": {"k": 2},
+        "selection": {
+            "near_duplicates": 0.9,
+            "query": paths["query"],
+            "rounds": 3,
+            "own_rows": 30,
+            "validation_sampling": asked | {"rollouts": 3},
+            "own_sampling": asked,
+            "likelihood_share": 0.7,
+        },
+        "training": {"preset": "reasoning", "trainer": "lean", "batch_size": 8},
+        "probe": full | {"task": paths["validation"], "n_rows": 5, "n_problems": 4},
+        "contest": full | {"arms": ["directions", "low-nll", "weakness-rounds"]},
+        "study": {
+            "task": [paths["test"], paths["other"]],
+            "arms": EVERY_NEED,
+            "budget": [9, 6],
+            "seeds": [0, 1],
+            "sampling": asked,
+        }
+        | study,
+    }
+
+
+def test_a_run_does_what_its_plan_counts(
+    model_path: Callable[..., Path], loaded: Callable[..., LanguageModel], tmp_path: Path
+) -> None:
+    recipe = parse_recipe(scaled_recipe(tmp_path, model_path("llama", chat=True)), "everything")
+    stages = {stage.name: stage for stage in plan_recipe(recipe, DEVICE).stages}
+    seen = watched_run(recipe, tmp_path / "run")
+    run, whole = tmp_path / "run", decoder_cost(loaded("llama").model)
+
+    # The pool is read once for its activations, once (and each response once more) for likelihoods, once for vectors.
+    n_tokens = seen["extracted"]["activations"]
+    assert stages["extraction"].n_tokens == n_tokens
+    assert stages["likelihood"].n_tokens == 2 * n_tokens >= seen["likelihoods"][0] > n_tokens
+    assert stages["query vectors"].n_tokens == seen["extracted"]["pool"] + seen["extracted"]["query"]
+    assert seen["extracted"]["pool"] == n_tokens
+    pairs = stages["query vectors"].forward_flops - stages["query vectors"].n_tokens * sum(whole.token_flops)
+    assert pairs > 0  # all blocks, no head
+    # Answers of the base to validation problems are read along the basis, at their full length in the plan.
+    answered = stages["validation answers"]
+    assert answered.note.startswith("1 x 4 problems x 3 answers of 8 tokens")
+    assert stages["validation answers: reading"].n_tokens == answered.n_tokens
+    assert seen["rows"]["validation-answers"] in (11, 12)  # an empty one is not read
+    assert seen["answered"][:2] == [("pool", 30, 2), ("validation.jsonl", 4, 3)]
+    assert stages["own answers"].note.startswith("1 x 30 problems x 2 answers of 8 tokens")
+
+    for suffix, budget in (("", 9), ("-6", 6)):
+        # The pool is read again by two models, each made of one selection of the budget.
+        for by in ("directions", "likelihood"):
+            assert stages[f"reread by {by}{suffix}: training"].note.startswith(f"1 fine-tune x {budget} rows")
+            assert stages[f"reread by {by}{suffix}: reading"].n_tokens == n_tokens
+        # 3 arms, twice each, 2 finalists once more, 3 controls; the untrained model answers too.
+        cells = trained(run / f"contest{suffix}" / "cells")
+        assert cells == [0] + [budget] * (3 * 2 + 2 + 3)
+        assert stages[f"contest{suffix}: training"].note.startswith(f"11 fine-tunes x {budget} rows")
+        assert stages[f"contest{suffix}: answering"].note.startswith("12 x 4 problems x 2 answers")
+        cells = trained(run / f"study{suffix}" / "cells")
+        assert cells == [0] * 2 + [budget] * (len(EVERY_NEED) * 2)
+        assert stages[f"study{suffix}: training"].note.startswith(f"{len(EVERY_NEED) * 2} fine-tunes x {budget} rows")
+        assert stages[f"study{suffix}: answering"].note.startswith(f"{len(EVERY_NEED) * 2 + 2} x 7 problems x 2")
+        # Rounds: at most 2 seeds of the study and 3 cells of the contest, each with two models in between.
+        first, second = budget // 3, 2 * budget // 3
+        note = stages[f"rounds{suffix}: training"].note
+        assert note.startswith(f"5 fine-tunes x {first} rows and 5 fine-tunes x {second} rows")
+        assert stages[f"rounds{suffix}: answering"].note.startswith("10 x 4 problems x 3 answers of 8 tokens")
+    assert seen["reread"] == [9, 9, 6, 6]
+    assert sorted(set(seen["rounds"])) == [2, 3, 4, 6]
+    assert seen["rounds"].count(3) == seen["rounds"].count(6) <= 6
+    assert stages["probe: training"].note.startswith("13 fine-tunes x 5 rows")  # 4 x 2, 2 once more, 3 controls
+    assert trained(run / "probe" / "pilots") == [0] + [5] * 13
+    assert {path.name for path in run.iterdir() if path.is_dir()} >= {
+        "near-duplicates",
+        "overlap",
+        "rounds",
+        "rounds-6",
+    }
+
+
+def trained(cells: Path) -> list[int]:
+    """Rows of every cell below a directory, sorted."""
+    return sorted(json.loads(path.read_text())["n_rows"] for path in cells.rglob("summary.json"))
+
+
+def watched_run(recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Runs a recipe; tokens of extractions by their folder's name, of likelihoods, answers asked for, rows trained."""
+    seen: dict[str, Any] = {"extracted": {}, "rows": {}, "likelihoods": [], "answered": [], "reread": [], "rounds": []}
+
+    def extracted(corpus: Any, lm: Any, path: Path, *args: Any, **options: Any) -> Any:
+        store = extract(corpus, lm, path, *args, **options)
+        name = path.parent.name if path.name == "activations" and path.parent != out else path.name
+        seen["extracted"][name], seen["rows"][name] = store.manifest["n_tokens"], len(store)
+        return store
+
+    def measured(*args: Any, **options: Any) -> Any:
+        seen["likelihoods"].append(0)
+
+        def show(_rows: int, _n: int, tokens: int) -> None:
+            seen["likelihoods"][-1] = tokens
+
+        return evidence_of_likelihood(*args, **options | {"on_progress": show})
+
+    def asked(lm: Any, tasks: Any, settings: Any, *args: Any, **options: Any) -> Any:
+        seen["answered"].append((tasks[0].name, len(tasks[0].problems), settings.rollouts))
+        return evaluate(lm, tasks, settings, *args, **options)
+
+    def tuned(where: str) -> Any:
+        def make(lm: Any, rows: Any, settings: Any) -> Any:
+            seen[where].append(len(rows))
+            return fine_tune_in_memory(lm, rows, settings)
+
+        return make
+
+    evidence_of_likelihood = evidence.measure_likelihood
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence, "extract", extracted)
+        patch.setattr(pipeline, "extract", extracted)
+        patch.setattr(evidence, "measure_likelihood", measured)
+        patch.setattr(evidence, "evaluate", asked)
+        patch.setattr(evidence, "fine_tune_in_memory", tuned("reread"))
+        patch.setattr(curriculum, "fine_tune_in_memory", tuned("rounds"))
+        pipeline.run_recipe(recipe, out, Silent())
+    return seen
+
+
+def test_the_default_contest_is_counted_as_it_will_be(model_path: Callable[..., Path], tmp_path: Path) -> None:
+    """Ten ways, the one in cells, and the best two directions as a mixture where one alone was chosen."""
+    once = {"n_seeds": 1, "n_finalists": 1, "n_repeats": 1, "n_random": 1}
+
+    def n_cells(n_chosen: int = 1, directions: tuple[str, ...] = (), **changes: Any) -> str:
+        recipe = scaled_recipe(tmp_path, model_path("llama", chat=True), directions=list(directions))
+        recipe["contest"] = once | {"strategy": "full"} | changes
+        recipe["probe"] |= {"n_chosen": n_chosen}
+        made = plan_recipe(parse_recipe(recipe, "contest"), DEVICE)
+        return next(stage.note for stage in made.stages if stage.name == "contest: training").split(" ")[0]
+
+    # every arm once, the finalist once more, two controls
+    n_default = len(contest.ARMS) + 1
+    assert n_cells() == str(n_default + 1 + 1 + 2)
+    assert n_cells(n_chosen=2) == str(n_default + 1 + 2)  # the mixture is the choice itself
+    assert n_cells(directions=("0+", "1-")) == str(n_default + 1 + 1 + 2)
+    assert n_cells(arms=["low-nll", "coverage"]) == str(2 + 1 + 2)
+    wanted = contest.default_arms(((0, "+"),), ((0, "+"), (1, "-"), (0, "-")))
+    assert len(wanted) == n_default + 1
+
+
+def test_likelihood_is_planned_in_the_batches_it_is_read_in() -> None:
+    default = inspect.signature(measure_likelihood).parameters["batch_tokens"].default
+    assert default == workload.LIKELIHOOD_BATCH_TOKENS
+
+
+def test_a_query_set_without_a_corpus_is_of_the_validation_answers(
+    model_path: Callable[..., Path], tmp_path: Path
+) -> None:
+    recipe = scaled_recipe(tmp_path, model_path("llama", chat=True), arms=["random", "rds+"])
+    del recipe["contest"], recipe["selection"]["query"]
+    stages = {stage.name: stage for stage in plan_recipe(parse_recipe(recipe, "query"), DEVICE).stages}
+    assert list(stages) == [
+        *("extraction", "validation answers", "validation answers: reading", "query vectors", "probe: training"),
+        *("probe: answering", "study: training", "study: answering", "study-6: training", "study-6: answering"),
+    ]
+    answers = stages["query vectors"].n_tokens - stages["extraction"].n_tokens
+    assert answers == stages["validation answers"].n_tokens
+    vectors = {item.what: item.bytes for item in plan_recipe(parse_recipe(recipe, "q"), DEVICE).disk}["query vectors"]
+    assert vectors == 40 * HIDDEN * 4
+
+
+def test_what_a_recipe_will_lack_is_said_before(model_path: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = scaled_recipe(
+        tmp_path, model_path("llama", chat=True), arms=[*EVERY_NEED, "perplexity", "human-weakness"], budget=14
+    )
+
+    def warnings(**changes: Any) -> str:
+        return "\n".join(plan_recipe(parse_recipe(recipe | changes, "lacking"), DEVICE).warnings)
+
+    assert "perplexity draws from a third of 40 rows, fewer than the budget of 14: a hole" in warnings()
+    assert "directions+likelihood" not in warnings()  # no arm of this recipe
+    arms = [*recipe["study"]["arms"], "directions+likelihood"]
+    share = recipe["selection"] | {"likelihood_share": 0.35}
+    words = warnings(selection=share, study=recipe["study"] | {"arms": arms})
+    assert "directions+likelihood at 14 rows takes all of its share of 0.35 of the pool" in words
+    assert "raise likelihood_share above 0.35" in words
+    plain = [{key: row[key] for key in ("input", "output")} for row in nemotron_rows(40)]
+    corpus = {"source": str(write_lines(tmp_path / "plain.jsonl", plain))}
+    words = warnings(corpus=corpus)
+    assert "no row has a reference answer to grade by" in words
+    assert "human-weakness, s1-like: no row has a label, so they will be holes; name a label_column" in words
+    words = warnings(study=recipe["study"] | {"budget": 10**6, "budget_unit": "tokens"})
+    assert "study takes 1,000,000 tokens, the corpus has" in words and "every arm will be a hole" in words
 
 
 def test_a_probe_by_steering_trains_nothing_and_a_full_one_is_counted_exactly(

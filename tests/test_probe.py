@@ -19,6 +19,7 @@ from skillbasis.basis import Scores, SkillBasis
 from skillbasis.cells import Cell, CellResult, CellSettings
 from skillbasis.corpus import Corpus, load_corpus
 from skillbasis.errors import ArtifactError, SkillbasisError, UsageError
+from skillbasis.evaluate.likelihood import Likelihood
 from skillbasis.evaluate.results import TaskResult
 from skillbasis.evaluate.sampler import SamplingSettings
 from skillbasis.evaluate.tasks import Asking
@@ -110,6 +111,46 @@ def test_pilots_draw_other_rows_each_time_and_controls_draw_at_random(corpus: Co
     texts = {corpus.rows[int(i)]["response"] for i in best}
     assert {response for _, response in (first.rows or []) + (other.rows or [])} <= texts
     assert not {response for _, response in control.rows or ()} <= texts
+
+
+def test_pilots_are_drawn_by_the_strategy_that_will_select(corpus: Corpus, candidates: Candidates) -> None:
+    nll = np.random.default_rng(3).permutation(80) / 10
+    likelihood = Likelihood(list(corpus.ids), nll, nll, np.ones(80, dtype=int))
+    # Shares of the study's directions say nothing of a pilot, which has one.
+    shared = SelectionSettings(directions=((0, "+"), (1, "+")), weights=(3, 1), likelihood_share=0.3)
+    known = replace(candidates, likelihood=likelihood, settings=shared)
+    make = pilot_cells(corpus, known, SIGNED, ProbeSettings(n_rows=12, along="directions+likelihood", seed=5))
+    top = np.argsort(-candidates.ranking(1, "-"))[:24]
+    likeliest = top[np.argsort(nll[top])[:12]]
+    responses = {corpus.rows[int(i)]["response"] for i in likeliest}
+    first, again = make("1-", 0), make("1-", 1)
+    assert first.rows == again.rows and {response for _, response in first.rows or []} == responses
+    assert (first.training_seed, again.training_seed) == (5, 6)
+    assert make("random", 0).rows != make("random", 1).rows
+    with pytest.raises(UsageError, match="needs likelihoods"):
+        pilot_cells(corpus, candidates, SIGNED, ProbeSettings(n_rows=12, along="directions+likelihood"))("1-", 0)
+
+
+def test_a_probe_by_likelihood_notes_that_nothing_is_drawn_and_depends_on_it(
+    tmp_path: Path, corpus: Corpus, candidates: Candidates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = fake_cells(monkeypatch, {"1+": 0.25})
+    tables = [Likelihood(list(corpus.ids), nll, nll, np.ones(80, dtype=int)) for nll in (np.zeros(80), np.arange(80.0))]
+    settings = ProbeSettings(n_rows=6, along="directions+likelihood")
+    outcome = probe(tmp_path / "p", corpus, replace(candidates, likelihood=tables[0]), CELLS, "w", settings)
+    assert any("directions+likelihood draws nothing at random" in note for note in outcome["notes"])
+    assert outcome["chosen"] == ["1+"] and outcome["settings"]["settings"]["along"] == "directions+likelihood"
+    n_ran = len(ran)
+    probe(tmp_path / "p", corpus, replace(candidates, likelihood=tables[0]), CELLS, "w", settings)
+    assert len(ran) == n_ran
+    probe(tmp_path / "p", corpus, replace(candidates, likelihood=tables[1]), CELLS, "w", settings)
+    assert len(ran) > n_ran
+    n_ran, plain = len(ran), replace(settings, along="directions")
+    outcome = probe(tmp_path / "q", corpus, replace(candidates, likelihood=tables[0]), CELLS, "w", plain)
+    assert not any("same rows" in note for note in outcome["notes"]), "6 of the top 12 rows are drawn"
+    n_ran = len(ran)
+    probe(tmp_path / "q", corpus, replace(candidates, likelihood=tables[1]), CELLS, "w", plain)
+    assert len(ran) == n_ran, "a likelihood that is not read changes nothing"
 
 
 def test_steered_cells_share_the_vector_and_differ_in_samples(basis: SkillBasis) -> None:
@@ -233,6 +274,8 @@ def test_failed_cells_are_reported_not_dropped(
 def test_settings_that_cannot_be_meant() -> None:
     with pytest.raises(UsageError, match="1 finalists cannot give 2 chosen"):
         ProbeSettings(n_finalists=1, n_chosen=2)
+    with pytest.raises(UsageError, match="pilots are drawn by directions or directions.likelihood, not by 'low-nll'"):
+        ProbeSettings(along="low-nll")
     with pytest.raises(UsageError, match="at least one row"):
         ProbeSettings(n_rows=0)
     with pytest.raises(UsageError, match="unknown kind of probe 'steering'; allowed are pilot, steer"):

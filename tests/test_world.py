@@ -326,6 +326,18 @@ def test_hard_pool_has_one_share_of_wrong_rows_everywhere(planted: Counter[str],
     assert planted["addition"] == 2000 > planted["counting"]  # 5 rounds for each of two models
 
 
+def test_scarce_families_are_asked_again_and_all_of_them_where_that_does_not_do() -> None:
+    from skillbasis.world.pool import _EVEN_ROUNDS, _scarce_families
+
+    uneven = {"terse": dict.fromkeys(FAMILIES, 12) | {"units": 3}}  # 87 in all, 10 are an even part of 80
+    assert _scarce_families(uneven, {"terse": 80}, 1) == ["units"]
+    assert _scarce_families(uneven, {"terse": 80}, _EVEN_ROUNDS) == []
+    assert _scarce_families(uneven, {"terse": 88}, _EVEN_ROUNDS) == list(FAMILIES)
+    assert _scarce_families(uneven, {"terse": 88}, 1) == list(FAMILIES)  # 12 are less than a tenth above 11
+    both = uneven | {"worked": dict.fromkeys(FAMILIES, 12) | {"linear": 0}}
+    assert _scarce_families(both, {"terse": 80, "worked": 80}, 1) == ["linear", "units"]
+
+
 def test_hard_pool_says_what_is_scarce(planted: Counter[str], tmp_path: Path) -> None:
     from skillbasis.world.pool import build_pool
 
@@ -336,6 +348,15 @@ def test_hard_pool_says_what_is_scarce(planted: Counter[str], tmp_path: Path) ->
     ):
         build_pool(tmp_path, tmp_path / "pool.jsonl.gz", n_rows=10_000, variant="hard", problems_per_round=1)
     assert not (tmp_path / "pool.jsonl.gz").exists()
+
+
+def test_the_command_refuses_another_variant(tmp_path: Path) -> None:
+    from skillbasis.commands.world import pool, train
+
+    with pytest.raises(UsageError, match=r"--variant is 'plain', 'hard' or 'null', not 'odd'"):
+        pool(tmp_path, tmp_path / "pool.jsonl.gz", variant="odd")
+    with pytest.raises(UsageError, match=r"--variant is 'plain' or 'null', not 'hard'"):
+        train(tmp_path, variant="hard")
 
 
 def test_hard_pool_of_the_reasoner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def in_rounds(
     The rounds (as many as the selection settings say) share the budget equally.
 
     Args:
-        path: a directory; each seed is an artifact below it, and a finished round is not repeated.
+        path: a directory; each seed is an artifact below it, in which the answers of finished rounds are kept.
         cells: how to train, as the study does.
     """
 

@@ -30,10 +30,12 @@ from .recipe_settings import (
     sampling_settings,
     selection_settings,
     sweep_settings,
+    training_settings,
 )
 from .select import Candidates, SignedDirection, parse_direction
 from .select.near_duplicates import kept_near_duplicates
 from .select.overlap import kept_overlaps
+from .select.strategy import Arm
 from .selection_stages import gathered, probed, studied, workers
 from .stages import Run, Watcher
 from .steer.sweep import load_tasks, sweep
@@ -81,6 +83,7 @@ def _check(recipe: Recipe, lm: LanguageModel) -> None:
         unread = sorted(set(steered.blocks or ()) - set(read)) if steered else []
         if unread:
             raise UsageError(f"{name}.blocks names block {unread[0]}, but the basis will have {read}")
+    training_settings(recipe.training)
     if recipe.probe is not None:
         probe_settings(recipe.probe, recipe.seed)
     tasks = [block.task for block in (recipe.probe, recipe.steer) if block is not None]
@@ -105,8 +108,9 @@ def _check_study(recipe: Recipe) -> None:
     """Arms, budgets, and problems: what chooses must not be what the results are reported on."""
     block = recipe.study
     assert block is not None
+    natives = [Arm(NATIVE, "random")] * block.arms.count(NATIVE)  # in place of what is not chosen yet
     for budget in block.budgets:
-        StudySettings(arms_of(block.arms), budget, tuple(block.seeds), block.budget_unit)
+        StudySettings((*arms_of(block.arms), *natives), budget, tuple(block.seeds), block.budget_unit)
     arms = all_arms(recipe)
     if not block.directions and recipe.probe is None and any(arm.needs_directions for arm in arms):
         raise UsageError("study needs directions: give study.directions, or a probe block that finds them")

@@ -337,8 +337,8 @@ def _keys_at(place: tuple[Any, ...]) -> list[str]:
     for part in place:
         if str(part) not in model.model_fields:  # a number in a list, or one of several types
             continue
-        annotation = model.model_fields[str(part)].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        options += [inner for option in options for inner in getattr(option, "__args__", ())]
+        options = [model.model_fields[str(part)].annotation]
+        for option in options:  # it grows by what the types are made of
+            options += getattr(option, "__args__", ())
         model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), model)
     return list(model.model_fields)

@@ -253,7 +253,7 @@ def _read_answers(answers: Answers, reading: ReadingPlan) -> Reading:
         int(lengths.max()),
         reading.batch_tokens,
         last_block=max(reading.block_ids),
-        note="the answers along the basis, an upper bound",
+        note="the answers, at their full length, along the basis",
     )
 
 

@@ -30,9 +30,7 @@ from .options import (
 
 def select(
     corpus: str,
-    strategy: Annotated[
-        str, typer.Option("--strategy", help="directions, low-nll, ...; a wrong name lists all.")
-    ],
+    strategy: Annotated[str, typer.Option("--strategy", help="directions, low-nll, ...; a wrong name lists all.")],
     budget: Annotated[int, typer.Option("--budget", help="Rows to choose, or tokens with --unit tokens.")],
     out: Out,
     unit: Annotated[str, typer.Option(help="What the budget counts: rows, or tokens of prompt and response.")] = "rows",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from random import Random
 
 
@@ -20,8 +21,9 @@ def matched_capacity(right: Sequence[int], wrong: Sequence[int], wrong_share: fl
     for side, lengths in enumerate((right, wrong)):
         for length in lengths:
             counts[length][side] += 1
+    share = _exact(wrong_share)
     return {
-        length: math.floor(min(n_right / (1 - wrong_share), n_wrong / wrong_share) + 1e-9)
+        length: math.floor(min(n_right / (1 - share), n_wrong / share))
         for length, (n_right, n_wrong) in sorted(counts.items())
     }
 
@@ -45,17 +47,26 @@ def draw_matched(
         raise ValueError(f"{n_rows} rows asked for, but {total} can be matched by length")
     by_length = [_places_by_length(lengths, rng) for lengths in (right, wrong)]
     drawn: tuple[list[int], list[int]] = ([], [])
-    room, n_drawn, n_wrong = 0, 0, 0
+    share, room, n_drawn, n_wrong = _exact(wrong_share), 0, 0, 0
     for length, rows in capacity.items():
         room += rows
-        until = math.floor(n_rows * room / total + 0.5) if total else 0
-        wrong_until = math.floor(wrong_share * until + 0.5)
+        until = _rounded(Fraction(n_rows * room, total)) if total else 0
+        wrong_until = _rounded(share * until)
         here, wrong_here = until - n_drawn, wrong_until - n_wrong  # neither exceeds what there is, by the capacity
         drawn[0].extend(by_length[0][length][: here - wrong_here])
         drawn[1].extend(by_length[1][length][:wrong_here])
         n_drawn, n_wrong = until, wrong_until
     assert len(drawn[0]) + len(drawn[1]) == n_rows
     return drawn
+
+
+def _exact(share: float) -> Fraction:
+    """The share as it was written: halves must round the same way everywhere, or a length is asked for too many."""
+    return Fraction(share).limit_denominator(10_000)
+
+
+def _rounded(number: Fraction) -> int:
+    return math.floor(number + Fraction(1, 2))
 
 
 def _places_by_length(lengths: Sequence[int], rng: Random) -> dict[int, list[int]]:

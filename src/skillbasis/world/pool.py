@@ -276,23 +276,26 @@ def _matched_rows(
             if sample.style in cells:
                 cells[sample.style][sample.problem.family].add(sample)
         capacity = {style: {family: cell.capacity for family, cell in cells[style].items()} for style in wanted}
-        if n_rounds < _EVEN_ROUNDS:  # a tenth above the even part makes up for families that stay below it
-            scarce = [f for f in FAMILIES if any(capacity[s][f] * len(FAMILIES) < 1.1 * n for s, n in wanted.items())]
-        elif any(sum(capacity[style].values()) < n for style, n in wanted.items()):
-            scarce = list(FAMILIES)
-        else:
-            break
+        scarce = _scarce_families(capacity, wanted, n_rounds)
         if not scarce:
             break
     rows: list[_Row] = []
     for style, n in wanted.items():
-        if sum(capacity[style].values()) < n:
+        held = sum(capacity[style].values())
+        if held < n:
             raise SkillbasisError(
-                f"{n_asked} answers of {model} give {sum(capacity[style].values())} {style} rows whose right and wrong ones "
-                f"are equally long, {n} are needed; ask for fewer rows, or for more problems per round"
+                f"{n_asked} answers of {model} give {held} {style} rows whose right and wrong ones are equally long, "
+                f"{n} are needed; ask for fewer rows, or for more problems per round"
             )
         sizes = shared_evenly(n, capacity[style])
         for family, size in sizes.items():
             rows += cells[style][family].draw(size, rng)
         log(f"pool: {n} {style} rows of {n_asked} answers of {model.name}, {min(sizes.values())} or more of a family")
     return rows
+
+
+def _scarce_families(capacity: Mapping[str, Mapping[str, int]], wanted: Mapping[str, int], n_rounds: int) -> list[str]:
+    """Families to sample again after so many rounds, given the rows that can be drawn by style and family."""
+    if n_rounds < _EVEN_ROUNDS:  # a tenth above the even part makes up for families that stay below it
+        return [f for f in FAMILIES if any(capacity[s][f] * len(FAMILIES) < 1.1 * n for s, n in wanted.items())]
+    return list(FAMILIES) if any(sum(capacity[s].values()) < n for s, n in wanted.items()) else []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .artifact import building, is_current, read_json, write_json
+from .artifact import building, is_current, read_json, remove_tree, write_json
 from .basis import SkillBasis
 from .cells import CellSettings
 from .corpus import Corpus, SelectedRow, training_rows
@@ -56,7 +56,7 @@ def in_rounds(
         inputs = {
             "weights": lm.weights_fingerprint,
             "corpus": corpus.fingerprint,
-            "candidates": candidates.fingerprints,
+            "candidates": replace(candidates, reference=None).fingerprints,  # what another arm matches is not heeded
             "selection": asdict(candidates.settings),
             "task": validation.fingerprint,
             "training": asdict(cells.training),
@@ -80,6 +80,7 @@ def in_rounds(
                         replace(row, rank=len(taken) + row.rank, reason=f"round {number + 1}: {row.reason}")
                         for row in new
                     ]
+                    remove_tree(work / f"model-{number}")
                 write_json(work / "rows.json", [asdict(row) for row in taken])
         return [SelectedRow(**row) for row in read_json(out / "rows.json")]
 

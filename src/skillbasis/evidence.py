@@ -72,6 +72,7 @@ def gather(
     *,
     validation: Task | None = None,
     basis: SkillBasis | None = None,
+    on_lack: Callable[[str, SkillbasisError], None] | None = None,
 ) -> dict[str, Any]:
     """Measures what is needed into directories below `out`; what is there already is read.
 
@@ -79,48 +80,63 @@ def gather(
         do: runs a stage, such as `Run.do`.
         validation: problems that may choose; needed for `validation` and, where no query corpus is set, for `query`.
         basis: along which validation answers are scored.
+        on_lack: told what cannot be measured on this corpus, and why; the rest goes on. None stops at it.
     Returns: arguments of `Candidates.of`.
     Raises: UsageError: validation problems or a column are needed and not there. CorpusError: no row has an answer.
+        Both only without `on_lack`.
     """
     found: dict[str, Any] = {}
-    asks_query = "query" in needs and settings.query is None
-    if validation is None and ("validation" in needs or asks_query):
-        raise UsageError("the model must answer validation problems for this strategy; name their task")
+
+    def measure(name: str, work: Callable[[Tick], Any], artifact: Path | None = None) -> Any:
+        """What the work gives, under the clock where it leaves an artifact; None where it cannot be had."""
+        try:
+            return work(_silent) if artifact is None else do(name, work, artifact)
+        except SkillbasisError as error:
+            if on_lack is None:
+                raise
+            on_lack(name, error)
+            return None
+
+    def own_validation(tick: Tick) -> tuple[ValidationAnswers, Corpus]:
+        if validation is None:
+            raise UsageError("the model must answer validation problems for this strategy; name their task")
+        return kept_validation(out / "validation-answers", lm, validation, settings, basis=basis, tick=tick)
+
     if {"likelihood", "likelihood alone"} & set(needs):
-        found["likelihood"] = do(
+        alone = "likelihood alone" in needs
+        found["likelihood"] = measure(
             "likelihood",
-            lambda tick: kept_likelihood(
-                out / "likelihood", corpus, lm, settings.max_length, alone="likelihood alone" in needs, tick=tick
-            ),
+            lambda tick: kept_likelihood(out / "likelihood", corpus, lm, settings.max_length, alone=alone, tick=tick),
             out / "likelihood",
         )
     if "tokens" in needs:
-        found["tokens"] = count_tokens(corpus, lm, settings.max_length)
+        found["tokens"] = measure("tokens", lambda _: count_tokens(corpus, lm, settings.max_length))
     if "own answers" in needs:
         exact = validation is not None and validation.exact
-        found["own_answers"] = do(
+        found["own_answers"] = measure(
             "own answers",
             lambda tick: kept_own_answers(out / "own-answers", corpus, lm, settings, exact=exact, tick=tick),
             out / "own-answers",
         )
-    if "validation" in needs or asks_query:
-        assert validation is not None
-        answers, rows = do(
-            "validation answers",
-            lambda tick: kept_validation(out / "validation-answers", lm, validation, settings, basis=basis, tick=tick),
-            out / "validation-answers" / "samples",
-        )
-        found["validation"] = answers
+    query = settings.query
+    if "validation" in needs or ("query" in needs and query is None):
+        answered = measure("validation answers", own_validation, out / "validation-answers" / "samples")
+        if answered is not None:
+            found["validation"], rows = answered
     if "quality" in needs:
-        found["quality"] = qualities(corpus, settings.quality)
-    if "query" in needs:
-        query = right_answers(rows, answers) if asks_query else load_corpus(str(settings.query))
-        found["query"] = do(
-            "query vectors",
-            lambda tick: kept_query(out / "query", corpus, query, lm, settings.max_length, tick=tick),
-            out / "query" / "pool",
-        )
-    return found
+        found["quality"] = measure("quality", lambda _: qualities(corpus, settings.quality))
+    if "query" in needs and (query is not None or "validation" in found):
+
+        def vectors(tick: Tick) -> QueryVectors:
+            looked_for = right_answers(rows, found["validation"]) if query is None else load_corpus(query)
+            return kept_query(out / "query", corpus, looked_for, lm, settings.max_length, tick=tick)
+
+        found["query"] = measure("query vectors", vectors, out / "query" / "pool")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _silent(_done: int, _n: int, _words: str) -> None:
+    """Shows nothing."""
 
 
 def kept_likelihood(

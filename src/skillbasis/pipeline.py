@@ -67,10 +67,10 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
             run.warnings.append(f"{corpus.n_rejected} rows of the corpus could not be read; see rejected.jsonl")
         basis, scores, corpus = _read(run, recipe, lm, corpus)
         pool = _clean(run, recipe, corpus)
-        evidence = gathered(run, recipe, lm, pool, basis)
+        evidence, lacking = gathered(run, recipe, lm, pool, basis)
         candidates = Candidates.of(pool, scores, settings=selection_settings(recipe), **evidence)
         found = probed(run, recipe, lm, pool, basis, candidates)
-        studied(run, recipe, lm, pool, basis, candidates, found)
+        studied(run, recipe, lm, pool, basis, candidates, found, lacking)
         _steer(run, recipe, lm, corpus, basis, found.directions)
         run.save()
     return out

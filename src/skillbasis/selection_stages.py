@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -45,11 +45,12 @@ _STAGES: dict[Need, tuple[str, ...]] = {
     "query": ("query vectors",),
 }
 """Stages whose time an arm that needs something is charged with."""
-_WORDS: dict[Need, str] = {
-    "quality": "a column with a quality of every row",
-    "validation": "validation problems",
-    "query": "a query set, or validation problems",
+_NAMES: dict[Need, str] = {
+    "validation": "validation answers",
+    "query": "query vectors",
+    "likelihood alone": "likelihood",
 }
+"""What is measured for a need, where it is called otherwise."""
 
 
 @dataclass(frozen=True)
@@ -75,21 +76,25 @@ def validation_task(recipe: Recipe) -> Task | None:
     return None if name is None else recipe.asking.load(name, limit)
 
 
-def gathered(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis: SkillBasis) -> dict[str, Any]:
-    """What the arms and the probe need to know of the pool; arguments of `Candidates.of`."""
-    needs, task = recipe_needs(recipe), validation_task(recipe)
-    lacking: set[Need] = {"quality"} if recipe.selection.quality is None else set()
-    if task is None:
-        lacking.add("validation")
-        if recipe.selection.query is None:
-            lacking.add("query")
-    for need in sorted(needs & lacking):  # the arms become holes that say so
-        key = "selection.quality" if need == "quality" else "selection.validation"
-        run.warnings.append(f"an arm needs {_WORDS[need]}, and the recipe names none ({key})")
-    needs -= lacking
-    if not needs:
-        return {}
-    return gather(run.out, needs, corpus, lm, evidence_settings(recipe), run.do, validation=task, basis=basis)
+def gathered(
+    run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis: SkillBasis
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the arms and the probe need to know of the pool.
+
+    Returns: arguments of `Candidates.of`; and why something is not among them, by what it is: arms that need it become
+        holes with that reason.
+    """
+    lacking: dict[str, str] = {}
+
+    def on_lack(name: str, error: SkillbasisError) -> None:
+        lacking[name] = str(error)
+        run.warnings.append(f"{name}: {error}; arms that need it are left out")
+
+    settings, task = evidence_settings(recipe), validation_task(recipe)
+    evidence = gather(
+        run.out, recipe_needs(recipe), corpus, lm, settings, run.do, validation=task, basis=basis, on_lack=on_lack
+    )
+    return evidence, lacking
 
 
 def probed(
@@ -133,6 +138,7 @@ def studied(
     basis: SkillBasis,
     candidates: Candidates,
     found: Chosen,
+    lacking: Mapping[str, str],
 ) -> None:
     """The contest, where an arm needs it, and the study, at every budget."""
     block = recipe.study
@@ -144,7 +150,8 @@ def studied(
     )
     for number, budget in enumerate(block.budgets):
         # The first budget is the run's own; the others stand beside it under their size.
-        _at_budget(run, recipe, lm, corpus, basis, candidates, found, budget, "" if number == 0 else f"-{budget}")
+        suffix = "" if number == 0 else f"-{budget}"
+        _at_budget(run, recipe, lm, corpus, basis, candidates, found, lacking, budget, suffix)
 
 
 def _weights(recipe: Recipe, given: tuple[SignedDirection, ...], found: Chosen) -> tuple[float, ...]:
@@ -164,12 +171,13 @@ def _at_budget(
     basis: SkillBasis,
     candidates: Candidates,
     found: Chosen,
+    lacking: Mapping[str, str],
     budget: int,
     suffix: str,
 ) -> None:
     block = recipe.study
     assert block is not None
-    choose = _chooser(run, recipe, lm, corpus, basis, suffix)
+    choose = _chooser(run, recipe, lm, corpus, basis, lacking, suffix)
     candidates = _reread(run, recipe, lm, corpus, candidates, budget, suffix)
     arms = list(arms_of(block.arms))
     if has_contest(recipe):
@@ -248,12 +256,29 @@ def _reread(
     return replace(candidates, reread=tables)
 
 
-def _chooser(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, basis: SkillBasis, suffix: str) -> ChooseRows:
+def _chooser(
+    run: Run,
+    recipe: Recipe,
+    lm: LanguageModel,
+    corpus: Corpus,
+    basis: SkillBasis,
+    lacking: Mapping[str, str],
+    suffix: str,
+) -> ChooseRows:
     """How the rows of an arm are chosen: by its strategy alone, or with training in between."""
     block = recipe.study
     assert block is not None
 
     def choose(arm: Arm, candidates: Candidates, budget: int, seed: int, unit: Unit) -> list[SelectedRow]:
+        reasons = {lacking.get(_NAMES.get(need, need)) for need in STRATEGIES[arm.strategy].needs} - {None}
+        try:
+            return chosen(arm, candidates, budget, seed, unit)
+        except UsageError as error:
+            if reasons:  # what it lacks could not be measured, and that is what a reader must know
+                raise UsageError("; ".join(sorted(map(str, reasons)))) from error
+            raise
+
+    def chosen(arm: Arm, candidates: Candidates, budget: int, seed: int, unit: Unit) -> list[SelectedRow]:
         if arm.strategy != ROUNDS:
             return arm.choose(candidates, budget, seed, unit)
         task = validation_task(recipe)

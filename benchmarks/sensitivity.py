@@ -33,7 +33,7 @@ RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "embedded-study.yaml"
 BASELINE = "baseline"
 ARMS = ["random", "low-nll", "directions", "directions+likelihood", "directions+reread"]
 ALONG = ["directions", "directions+likelihood"]
-SEEDS = [0, 1, 2, 3, 4]
+SEEDS = [100, 101, 102, 103, 104]
 NOISY_ROWS = 8000
 SHARED = ("activations", "likelihood", "overlap")  # of the baseline; what a change touches is made anew
 

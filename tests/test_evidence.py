@@ -157,8 +157,7 @@ def test_tokens_are_those_that_training_reads(
     assert count_tokens(corpus, lm, 10_000) == dict(zip(corpus.ids, lengths, strict=True))
     assert max(lengths) > 50
     assert count_tokens(corpus, lm, 50) == {row_id: min(50, n) for row_id, n in zip(corpus.ids, lengths, strict=True)}
-    monkeypatch.setattr(LanguageModel, "context_length", 40)
-    assert max(count_tokens(corpus, lm, 50).values()) == 40
+    assert max(count_tokens(corpus, replace(lm, context_length=40), 50).values()) == 40
 
 
 # Own answers
@@ -425,13 +424,30 @@ def test_problems_are_asked_for_where_none_are_named(
     need: Any, lm: LanguageModel, corpus: Corpus, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="must answer validation problems for this strategy; name their task"):
-        gather(tmp_path, {need, "likelihood"}, corpus, lm, SETTINGS, Stages().do)
-    assert not any(tmp_path.iterdir()), "found before anything is measured"
+        gather(tmp_path, {need}, corpus, lm, SETTINGS, Stages().do)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_quality_is_asked_for(lm: LanguageModel, corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a quality of every row; name the column"):
         gather(tmp_path, {"quality"}, corpus, lm, SETTINGS, Stages().do)
+
+
+def test_what_cannot_be_measured_is_told_and_the_rest_is_measured(lm: LanguageModel, tmp_path: Path) -> None:
+    rows = jsonl(
+        tmp_path / "a.jsonl", [{"id": f"a{i}", "prompt": "What is 2 plus 3?", "response": "5"} for i in (1, 2)]
+    )
+    lacking: dict[str, str] = {}
+    needs: Any = {"own answers", "likelihood", "quality", "validation", "query", "tokens"}
+    found = gather(
+        *(tmp_path / "out", needs, rows, lm, replace(SETTINGS, quality="stars"), Stages().do),
+        on_lack=lambda name, error: lacking.update({name: str(error)}),
+    )
+    assert set(found) == {"likelihood", "tokens"} and len(found["likelihood"].ids) == 2
+    assert list(lacking) == ["own answers", "validation answers", "quality"]
+    assert "has a reference answer (column answer): nothing can be graded" in lacking["own answers"]
+    assert lacking["validation answers"].endswith("name their task")
+    assert lacking["quality"].startswith("row 'a1' has no number in column 'stars' (None)")
 
 
 # Records

@@ -49,7 +49,7 @@ def test_committed_hard_pools_are_as_the_documentation_says() -> None:
     for name in ("hard-1", "hard-2"):
         facts = pools[name]
         assert abs(facts["all"]["auc_tokens"] - 0.5) < 0.02
-        assert max(facts["wrong_by_third_of_length"]) - min(facts["wrong_by_third_of_length"]) < 0.04
+        assert max(facts["wrong_by_third_of_length"]) - min(facts["wrong_by_third_of_length"]) < 0.06
         for style in ("terse", "worked", "verified"):
             told = facts["styles"][style]
             assert abs(told["wrong"] - 0.35) < 0.005 and abs(told["auc_tokens"] - 0.5) < 0.01

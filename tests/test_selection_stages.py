@@ -56,7 +56,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def run_study(path: Path, given: Recipe, found: Chosen = FOUND) -> Run:
     run = Run(path, given, Silent())
-    studied(run, given, LM, corpus(), None, candidates(**DIRECTIONS | {"directions": ()}), found)  # type: ignore[arg-type]
+    studied(run, given, LM, corpus(), None, candidates(**DIRECTIONS | {"directions": ()}), found, {})  # type: ignore[arg-type]
     return run
 
 
@@ -118,9 +118,9 @@ def test_without_an_arm_to_match_the_control_says_so_itself(asked: list[dict[str
     run = Run(tmp_path, recipe(["random-length-matched", "low-nll"]), Silent())
     bare = candidates(**DIRECTIONS)
     bare = type(bare)(bare.ids, bare.labels, n_tokens=bare.n_tokens)
-    studied(run, run.recipe, LM, corpus(), None, bare, Chosen())  # type: ignore[arg-type]
+    studied(run, run.recipe, LM, corpus(), None, bare, Chosen(), {})  # type: ignore[arg-type]
     assert asked[0]["known"].reference is None
-    studied(run, recipe(["random-length-matched", "weakness"]), LM, corpus(), None, bare, Chosen())  # type: ignore[arg-type]
+    studied(run, recipe(["random-length-matched", "weakness"]), LM, corpus(), None, bare, Chosen(), {})  # type: ignore[arg-type]
     assert asked[1]["known"].reference is None, "the arm to match cannot be chosen: its hole says why"
 
 
@@ -158,28 +158,35 @@ def test_the_pool_is_read_again_by_models_of_each_budget(
 # Evidence
 
 
-def test_evidence_that_the_recipe_cannot_give_is_warned_of_and_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evidence_that_cannot_be_had_is_warned_of_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     got: dict[str, Any] = {}
-    monkeypatch.setattr(module, "gather", lambda _o, needs, *_, **named: got.update(needs=needs, **named) or {})
-    given = recipe(["deita", "rds+", "weakness", "low-nll"])
+
+    def fake(_out: Path, needs: set[str], *_: Any, on_lack: Any, **named: Any) -> dict[str, Any]:
+        got.update(needs=needs, **named)
+        if "quality" in needs:
+            on_lack("quality", UsageError("no column"))
+        return {"tokens": {}}
+
+    monkeypatch.setattr(module, "gather", fake)
+    given = recipe(["deita", "rds+", "weakness"], probe=PROBE)
     run = Run(tmp_path, given, Silent())
-    gathered(run, given, LM, corpus(), None)  # type: ignore[arg-type]
-    assert got["needs"] == {"likelihood", "scores"} and got["validation"] is None
-    assert run.warnings == [
-        "an arm needs a column with a quality of every row, and the recipe names none (selection.quality)",
-        "an arm needs a query set, or validation problems, and the recipe names none (selection.validation)",
-        "an arm needs validation problems, and the recipe names none (selection.validation)",
-    ]
-    given = recipe(["deita", "rds+", "weakness"], selection={"quality": "stars"}, probe=PROBE)
-    run = Run(tmp_path, given, Silent())
-    gathered(run, given, LM, corpus(), None)  # type: ignore[arg-type]
-    assert run.warnings == [] and {"quality", "query", "validation"} <= got["needs"]
+    evidence, lacking = gathered(run, given, LM, corpus(), None)  # type: ignore[arg-type]
+    assert (evidence, lacking) == ({"tokens": {}}, {"quality": "no column"})
+    assert run.warnings == ["quality: no column; arms that need it are left out"]
+    assert {"quality", "query", "validation"} <= got["needs"]
     assert (got["validation"].name, len(got["validation"].problems)) == ("embedded:validation", 5)
-    run = Run(tmp_path, recipe(["deita"]), Silent())
-    got.clear()
-    assert gathered(run, run.recipe, LM, corpus(), None) == {} and got == {}  # type: ignore[arg-type]
+
+
+def test_the_hole_of_an_arm_says_why_its_evidence_is_not_there(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    run = Run(tmp_path, recipe(["low-nll"]), Silent())
+    bare = candidates(**DIRECTIONS)
+    bare = type(bare)(bare.ids, bare.labels)
+    lacking = {"likelihood": "no row has a response"}
+    studied(run, run.recipe, LM, corpus(), None, bare, Chosen(), lacking)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="^no row has a response$"):
+        asked[0]["choose"](Arm.of("low-nll"), bare, 1, 0, "rows")
+    with pytest.raises(UsageError, match="needs scores"):
+        asked[0]["choose"](Arm.of("coverage"), bare, 1, 0, "rows")
 
 
 def test_which_problems_may_choose() -> None:
@@ -243,7 +250,7 @@ def test_an_arm_is_charged_all_that_was_measured_for_it(asked: list[dict[str, An
     table = {"low-nll": candidates().reread["low-nll"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "kept_reread", lambda *_, **__: table["low-nll"])
-        studied(run, given, LM, corpus(), None, candidates(**DIRECTIONS), FOUND)  # type: ignore[arg-type]
+        studied(run, given, LM, corpus(), None, candidates(**DIRECTIONS), FOUND, {})  # type: ignore[arg-type]
     costs = asked[-1]["selection_cost_s"]
     assert costs == {
         "random": 0,

@@ -20,7 +20,7 @@ from .corpus import Corpus
 from .errors import UsageError
 from .interpret import describe_basis, write_description
 from .lm import LanguageModel, load_model, parse_layers
-from .recipe import Recipe, SteerBlock
+from .recipe import Recipe, SteerBlock, StudyBlock
 from .recipe_settings import (
     all_arms,
     arms_of,
@@ -123,6 +123,7 @@ def _check_study(recipe: Recipe) -> None:
     n_directions = n_directions or (recipe.probe.n_chosen if recipe.probe is not None else 0)
     if isinstance(quotas, list) and len(quotas) != n_directions:
         raise UsageError(f"selection.quotas has {len(quotas)} shares for {n_directions} directions; give one for each")
+    _check_seeds(recipe, block)
     choosing = [recipe.selection.validation, recipe.contest.task, recipe.probe.task if recipe.probe else None]
     for task in [recipe.asking.load(name) for name in dict.fromkeys(choosing) if name is not None]:
         chosen_by = {fingerprint(problem.prompt) for problem in task.problems}
@@ -134,6 +135,20 @@ def _check_study(recipe: Recipe) -> None:
                     f"{shared} of {len(problems)} problems of {name!r}, which the study reports on, are in "
                     f"{task.name!r} too, which chooses; directions and arms must be chosen on other problems"
                 )
+
+
+def _check_seeds(recipe: Recipe, block: StudyBlock) -> None:
+    """A pilot of the study's size and seed would be one of the study's models, chosen for its luck with that seed."""
+    rule = recipe.probe
+    if rule is None or rule.kind != "pilot" or block.budget_unit != "rows" or rule.n_rows not in block.budgets:
+        return
+    pilots = range(recipe.seed, recipe.seed + rule.n_seeds + rule.n_repeats)
+    both = sorted(set(pilots) & set(block.seeds))
+    if both:
+        raise UsageError(
+            f"seed {both[0]} is one of the study and of pilots of the same {rule.n_rows} rows, so that the study would "
+            f"report on a model that the probe has chosen; give study.seeds above {pilots[-1]}"
+        )
 
 
 def _check_steer(recipe: Recipe, block: SteerBlock) -> None:

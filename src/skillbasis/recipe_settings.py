@@ -19,6 +19,9 @@ from .select.strategy import Arm, Need, needs_of
 from .steer.sweep import SweepSettings
 from .train.settings import TrainingSettings, preset
 
+CONTEST_SEEDS = 1_000_000
+"""Where the seeds of a contest begin."""
+
 
 def recipe_corpus(block: CorpusBlock, rejected_path: Path | None = None) -> Corpus:
     """The candidate pool of a recipe. Raises: as `load_corpus`."""
@@ -95,7 +98,8 @@ def contest_settings(
         arms=arms,
         budget=budget,
         budget_unit=recipe.study.budget_unit,
-        seed=recipe.seed,
+        # Apart from the seeds of a study: a model that was chosen for its luck with a seed must not be reported on.
+        seed=recipe.seed + CONTEST_SEEDS,
         **block.model_dump(include=known),
     )
 

@@ -235,24 +235,22 @@ def _reread(
     for need, strategy in FIRST.items():
         if need not in needs:
             continue
-        try:
-            first = Arm.of(strategy).choose(candidates, budget, recipe.seed, block.budget_unit)
-        except SkillbasisError as error:
-            run.warnings.append(f"the pool was not read again after {strategy}: {error}")
-            continue
         name = f"reread by {'directions' if strategy == ALONG_DIRECTIONS else 'likelihood'}{suffix}"
         path = run.out / name.replace(" ", "-")
-        read = partial(
-            kept_reread,
-            path,
-            corpus,
-            lm,
-            first,
-            training_settings(recipe.training).with_seed(recipe.seed),
-            recipe.activations.max_length,
-            trainer=recipe.training.trainer,
-        )
-        tables[strategy] = run.do(name, read, path).aligned(candidates.ids)
+        try:
+            read = partial(
+                kept_reread,
+                path,
+                corpus,
+                lm,
+                Arm.of(strategy).choose(candidates, budget, recipe.seed, block.budget_unit),
+                training_settings(recipe.training).with_seed(recipe.seed),
+                recipe.activations.max_length,
+                trainer=recipe.training.trainer,
+            )
+            tables[strategy] = run.do(name, read, path).aligned(candidates.ids)
+        except SkillbasisError as error:  # nothing to choose first, or a training that diverged
+            run.warnings.append(f"the pool was not read again after {strategy}: {error}")
     return replace(candidates, reread=tables)
 
 

@@ -35,7 +35,7 @@ RECIPE: dict[str, Any] = {
     "probe": {
         "task": "embedded:validation",
         "n_problems": 16,
-        "n_rows": 48,
+        "n_rows": 40,
         "n_random": 1,
         "n_seeds": 1,
         "n_finalists": 1,
@@ -265,6 +265,10 @@ def test_killed_at_several_moments_the_same_command_ends_the_same(finished: Path
         ),
         ({"study": RECIPE["study"] | {"arms": ["rft", "rft"]}}, "arms and the seeds of a study must be different"),
         ({"study": RECIPE["study"] | {"budget": [48, 301]}}, "study.budget is 301, above the pool of 300 rows"),
+        (
+            {"probe": RECIPE["probe"] | {"n_rows": 48}},
+            "seed 0 is one of the study and of pilots of the same 48 rows.*give study.seeds above 1",
+        ),
         ({"selection": {"quotas": [1, 2]}}, "selection.quotas has 2 shares for 1 directions; give one for each"),
         ({"training": RECIPE["training"] | {"batch_size": 5}}, "batch_size 5 is no multiple of micro_batch_size"),
         ({"study": RECIPE["study"] | {"directions": ["7+"]}}, r"study.directions names 7\+, but the basis has 0 to 1"),

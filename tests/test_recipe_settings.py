@@ -11,6 +11,7 @@ from skillbasis.errors import UsageError
 from skillbasis.evaluate.sampler import SamplingSettings
 from skillbasis.recipe import Recipe, parse_recipe
 from skillbasis.recipe_settings import (
+    CONTEST_SEEDS,
     all_arms,
     arms_of,
     cell_settings,
@@ -97,7 +98,7 @@ def test_the_contest_is_held_where_the_study_asks_for_its_winner() -> None:
     names = {arm.name for arm in all_arms(whole)}
     assert {"random", "directions+likelihood in cells"} | set(ARMS) == names
     settings = contest_settings(whole, 77, ((0, "+"),), ((0, "+"), (1, "-")))
-    assert (settings.budget, settings.budget_unit, settings.seed) == (77, "tokens", 3)
+    assert (settings.budget, settings.budget_unit, settings.seed) == (77, "tokens", 3 + CONTEST_SEEDS)
     assert (settings.n_seeds, settings.n_finalists, settings.n_repeats, settings.n_random) == (1, 2, 2, 3)
     assert "directions+likelihood of two" in {arm.name for arm in settings.arms}
     named = contest_settings(recipe([NATIVE], contest={"arms": ["rft", OWN]}), 5, (), ())

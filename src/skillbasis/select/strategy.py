@@ -65,16 +65,19 @@ class Strategy:
 
 
 _ALONG = ("directions", "weights", "rank_by", "top_share", "temperature")
+_LIKELY_ALONG = ("directions", "weights", "rank_by", "likelihood_share", "cells")
 STRATEGIES: dict[str, Strategy] = {
     # along the directions of the basis
     "directions": Strategy(directions.along_directions, ("scores", "directions"), _ALONG, native=True),
     "directions+likelihood": Strategy(
         directions.along_directions_by_likelihood,
         ("scores", "directions", "likelihood"),
-        ("directions", "weights", "rank_by", "likelihood_share", "cells"),
+        _LIKELY_ALONG,
         native=True,
     ),
-    "directions+reread": Strategy(reread.directions_reread, ("reread along directions",), nested=True, native=True),
+    "directions+reread": Strategy(
+        reread.directions_reread, ("reread along directions",), _LIKELY_ALONG, nested=True, native=True
+    ),
     "weakness": Strategy(weakness.weakest_rows, ("scores", "validation"), _ALONG[2:], native=True),
     "weakness-rounds": Strategy(
         weakness.needs_training, ("scores", "validation"), (*_ALONG[2:], "rounds"), native=True

@@ -11,7 +11,7 @@ from .basis import SkillBasis
 from .cells import CellResult
 from .contest import NATIVE, chosen_arm, contest
 from .corpus import Corpus, SelectedRow
-from .curriculum import in_rounds
+from .curriculum import Rounds, in_rounds
 from .errors import SkillbasisError, UsageError
 from .evaluate.tasks import Task
 from .evidence import gather, kept_reread
@@ -30,7 +30,7 @@ from .recipe_settings import (
 )
 from .select import Candidates, SignedDirection, parse_direction
 from .select.reread import ALONG_DIRECTIONS, FIRST
-from .select.strategy import STRATEGIES, Arm, ChooseRows, Need, Unit
+from .select.strategy import STRATEGIES, Arm, Need, Unit
 from .stages import Run
 from .study import StudySettings, study
 
@@ -151,7 +151,7 @@ def studied(
     for number, budget in enumerate(block.budgets):
         # The first budget is the run's own; the others stand beside it under their size.
         suffix = "" if number == 0 else f"-{budget}"
-        _at_budget(run, recipe, lm, corpus, basis, candidates, found, lacking, budget, suffix)
+        _AtBudget(run, recipe, block, lm, corpus, basis, lacking, budget, suffix).go(candidates, found)
 
 
 def _weights(recipe: Recipe, given: tuple[SignedDirection, ...], found: Chosen) -> tuple[float, ...]:
@@ -163,172 +163,155 @@ def _weights(recipe: Recipe, given: tuple[SignedDirection, ...], found: Chosen) 
     return found.gains if by_gain else ()
 
 
-def _at_budget(
-    run: Run,
-    recipe: Recipe,
-    lm: LanguageModel,
-    corpus: Corpus,
-    basis: SkillBasis,
-    candidates: Candidates,
-    found: Chosen,
-    lacking: Mapping[str, str],
-    budget: int,
-    suffix: str,
-) -> None:
-    block = recipe.study
-    assert block is not None
-    choose = _chooser(run, recipe, lm, corpus, basis, lacking, suffix)
-    candidates = _reread(run, recipe, lm, corpus, candidates, budget, suffix)
-    arms = list(arms_of(block.arms))
-    if has_contest(recipe):
-        directions = candidates.settings.directions
-        settings = contest_settings(recipe, budget, directions, found.ranking or directions)
-        rule = recipe.contest
-        task, n_problems = rule.task, rule.n_problems
-        if task is None:
-            assert recipe.probe is not None
-            task, n_problems = recipe.probe.task, n_problems or recipe.probe.n_problems
-        outcome = run.do(
-            f"contest{suffix}",
-            lambda tick: contest(
-                run.out / f"contest{suffix}",
-                corpus,
+@dataclass(frozen=True)
+class _AtBudget:
+    """Contest and study at one budget of a run."""
+
+    run: Run
+    recipe: Recipe
+    block: StudyBlock
+    lm: LanguageModel
+    corpus: Corpus
+    basis: SkillBasis
+    lacking: Mapping[str, str]
+    budget: int
+    suffix: str
+    """Of the names of its stages and folders."""
+
+    def go(self, candidates: Candidates, found: Chosen) -> None:
+        """Reads the pool again, holds the contest, and runs the study, each where an arm asks for it."""
+        candidates = self._reread(candidates)
+        arms = list(arms_of(self.block.arms))
+        if has_contest(self.recipe):
+            arms.insert(self.block.arms.index(NATIVE), self._native(candidates, found))
+        candidates = self._matched(candidates, arms)
+        name = f"study{self.suffix}"
+        self.run.do(
+            name,
+            lambda tick: study(
+                self.run.out / name,
+                self.corpus,
                 candidates,
-                cell_settings(recipe, str(task), n_problems, rule.sampling),
-                lm.weights_fingerprint,
-                settings,
-                choose=choose,
-                n_workers=workers(recipe, lm),
+                cell_settings(self.recipe, self.block.tasks, self.block.n_problems, self.block.sampling),
+                self.lm.weights_fingerprint,
+                StudySettings(tuple(arms), self.budget, tuple(self.block.seeds), self.block.budget_unit),
+                choose=self.choose,
+                selection_cost_s={arm.name: self._cost(arm) for arm in arms},
+                n_workers=workers(self.recipe, self.lm),
                 on_cell=cell_tick(tick),
             ),
-            run.out / f"contest{suffix}",
+            self.run.out / name,
         )
-        if not outcome["chosen"]["native"]:
-            run.warnings.append(f"contest at {budget} {block.budget_unit}: {outcome['sentence']}")
-        arms.insert(block.arms.index(NATIVE), chosen_arm(outcome))
-    candidates = _matched(candidates, block, arms, budget, choose)
-    run.do(
-        f"study{suffix}",
-        lambda tick: study(
-            run.out / f"study{suffix}",
-            corpus,
-            candidates,
-            cell_settings(recipe, block.tasks, block.n_problems, block.sampling),
-            lm.weights_fingerprint,
-            StudySettings(tuple(arms), budget, tuple(block.seeds), block.budget_unit),
-            choose=choose,
-            selection_cost_s=_costs(run, recipe, arms, suffix),
-            n_workers=workers(recipe, lm),
-            on_cell=cell_tick(tick),
-        ),
-        run.out / f"study{suffix}",
-    )
 
-
-def _reread(
-    run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus, candidates: Candidates, budget: int, suffix: str
-) -> Candidates:
-    """The pool read again by models that a first selection of this budget makes."""
-    needs, tables = recipe_needs(recipe), {}
-    block = recipe.study
-    assert block is not None
-    for need, strategy in FIRST.items():
-        if need not in needs:
-            continue
-        name = f"reread by {'directions' if strategy == ALONG_DIRECTIONS else 'likelihood'}{suffix}"
-        path = run.out / name.replace(" ", "-")
+    def choose(
+        self, arm: Arm, candidates: Candidates, budget: int, seed: int, unit: Unit = "rows"
+    ) -> list[SelectedRow]:
+        """The rows of an arm: by its strategy alone, or with training in between. Raises: UsageError: what it lacks."""
+        reasons = {self.lacking.get(_NAMES.get(need, need)) for need in STRATEGIES[arm.strategy].needs} - {None}
         try:
-            read = partial(
-                kept_reread,
-                path,
-                corpus,
-                lm,
-                Arm.of(strategy).choose(candidates, budget, recipe.seed, block.budget_unit),
-                training_settings(recipe.training).with_seed(recipe.seed),
-                recipe.activations.max_length,
-                trainer=recipe.training.trainer,
-            )
-            tables[strategy] = run.do(name, read, path).aligned(candidates.ids)
-        except SkillbasisError as error:  # nothing to choose first, or a training that diverged
-            run.warnings.append(f"the pool was not read again after {strategy}: {error}")
-    return replace(candidates, reread=tables)
-
-
-def _chooser(
-    run: Run,
-    recipe: Recipe,
-    lm: LanguageModel,
-    corpus: Corpus,
-    basis: SkillBasis,
-    lacking: Mapping[str, str],
-    suffix: str,
-) -> ChooseRows:
-    """How the rows of an arm are chosen: by its strategy alone, or with training in between."""
-    block = recipe.study
-    assert block is not None
-
-    def choose(arm: Arm, candidates: Candidates, budget: int, seed: int, unit: Unit) -> list[SelectedRow]:
-        reasons = {lacking.get(_NAMES.get(need, need)) for need in STRATEGIES[arm.strategy].needs} - {None}
-        try:
-            return chosen(arm, candidates, budget, seed, unit)
+            if arm.strategy != ROUNDS:
+                return arm.choose(candidates, budget, seed, unit)
+            known = candidates.with_settings(arm.settings(candidates.settings))
+            return self._rounds(arm.name)(known, budget, seed, unit)
         except UsageError as error:
             if reasons:  # what it lacks could not be measured, and that is what a reader must know
                 raise UsageError("; ".join(sorted(map(str, reasons)))) from error
             raise
 
-    def chosen(arm: Arm, candidates: Candidates, budget: int, seed: int, unit: Unit) -> list[SelectedRow]:
-        if arm.strategy != ROUNDS:
-            return arm.choose(candidates, budget, seed, unit)
-        task = validation_task(recipe)
+    def _rounds(self, name: str) -> Rounds:
+        task = validation_task(self.recipe)
         if task is None:
-            raise UsageError(f"{arm.name} looks at the model's answers to validation problems; give their task")
-        rounds = in_rounds(
-            run.out / f"rounds{suffix}" / arm.name.replace(" ", "-"),
-            lm,
-            basis,
-            corpus,
+            raise UsageError(f"{name} looks at the model's answers to validation problems; give their task")
+        return in_rounds(
+            self.run.out / f"rounds{self.suffix}" / name.replace(" ", "-"),
+            self.lm,
+            self.basis,
+            self.corpus,
             task,
-            cell_settings(recipe, block.tasks, None, block.sampling),
-            evidence_settings(recipe),
+            cell_settings(self.recipe, self.block.tasks, None, self.block.sampling),
+            evidence_settings(self.recipe),
         )
-        return rounds(candidates.with_settings(arm.settings(candidates.settings)), budget, seed, unit)
 
-    return choose
+    def _native(self, candidates: Candidates, found: Chosen) -> Arm:
+        """What the contest chooses."""
+        recipe, rule, name = self.recipe, self.recipe.contest, f"contest{self.suffix}"
+        directions = candidates.settings.directions
+        task, n_problems = rule.task, rule.n_problems
+        if task is None:
+            assert recipe.probe is not None  # else the recipe was refused
+            task, n_problems = recipe.probe.task, n_problems or recipe.probe.n_problems
+        outcome = self.run.do(
+            name,
+            lambda tick: contest(
+                self.run.out / name,
+                self.corpus,
+                candidates,
+                cell_settings(recipe, str(task), n_problems, rule.sampling),
+                self.lm.weights_fingerprint,
+                contest_settings(recipe, self.budget, directions, found.ranking or directions),
+                choose=self.choose,
+                n_workers=workers(recipe, self.lm),
+                on_cell=cell_tick(tick),
+            ),
+            self.run.out / name,
+        )
+        if not outcome["chosen"]["native"]:
+            self.run.warnings.append(f"contest at {self.budget} {self.block.budget_unit}: {outcome['sentence']}")
+        return chosen_arm(outcome)
 
+    def _reread(self, candidates: Candidates) -> Candidates:
+        """The pool read again by models that a first selection of this budget makes."""
+        recipe, needs, tables = self.recipe, recipe_needs(self.recipe), {}
+        for need, strategy in FIRST.items():
+            if need not in needs:
+                continue
+            name = self._reread_name(strategy)
+            path = self.run.out / name.replace(" ", "-")
+            try:
+                read = partial(
+                    kept_reread,
+                    path,
+                    self.corpus,
+                    self.lm,
+                    Arm.of(strategy).choose(candidates, self.budget, recipe.seed, self.block.budget_unit),
+                    training_settings(recipe.training).with_seed(recipe.seed),
+                    recipe.activations.max_length,
+                    trainer=recipe.training.trainer,
+                )
+                tables[strategy] = self.run.do(name, read, path).aligned(candidates.ids)
+            except SkillbasisError as error:  # nothing to choose first, or a training that diverged
+                self.run.warnings.append(f"the pool was not read again after {strategy}: {error}")
+        return replace(candidates, reread=tables)
 
-def _matched(candidates: Candidates, block: StudyBlock, arms: list[Arm], budget: int, choose: ChooseRows) -> Candidates:
-    """With the selection that `random-length-matched` is to match: of the arm named, else the first that is native."""
-    names = {arm.name: arm for arm in arms}
-    if block.match is not None:
-        target = names.get(block.match)
-    else:
-        target = next((arm for arm in arms if arm.name == NATIVE or STRATEGIES[arm.strategy].native), None)
-    if target is None or not any(arm.strategy == "random-length-matched" for arm in arms):
-        return candidates
-    try:
-        rows = choose(target, candidates, budget, block.seeds[0], block.budget_unit)
-    except SkillbasisError:
-        return candidates  # the arm itself will be a hole with this reason, and the control says what it lacks
-    return replace(candidates, reference=[row.id for row in rows])
+    def _reread_name(self, strategy: str) -> str:
+        return f"reread by {'directions' if strategy == ALONG_DIRECTIONS else 'likelihood'}{self.suffix}"
 
+    def _matched(self, candidates: Candidates, arms: list[Arm]) -> Candidates:
+        """With the selection that `random-length-matched` matches: of the arm named, else the first that is native."""
+        if self.block.match is not None:
+            target = {arm.name: arm for arm in arms}.get(self.block.match)
+        else:
+            target = next((arm for arm in arms if arm.name == NATIVE or STRATEGIES[arm.strategy].native), None)
+        if target is None or not any(arm.strategy == "random-length-matched" for arm in arms):
+            return candidates
+        try:
+            rows = self.choose(target, candidates, self.budget, self.block.seeds[0], self.block.budget_unit)
+        except SkillbasisError:
+            return candidates  # the arm itself will be a hole with this reason, and the control says what it lacks
+        return replace(candidates, reference=[row.id for row in rows])
 
-def _costs(run: Run, recipe: Recipe, arms: list[Arm], suffix: str) -> dict[str, float]:
-    """Seconds that finding an arm's rows took once: all that was measured for it, proxy runs and contest included."""
-    costs = {}
-    for arm in arms:
-        strategies = [arm.strategy]
-        stages: set[str] = set()
+    def _cost(self, arm: Arm) -> float:
+        """Seconds that finding an arm's rows took once: all that was measured for it, proxy runs and contest too."""
+        strategies, stages = [arm.strategy], set[str]()
         if arm.name == NATIVE:
-            stages.add(f"contest{suffix}")
-            strategies += [other.strategy for other in contest_settings(recipe, 1, (), ()).arms]
+            stages.add(f"contest{self.suffix}")
+            strategies += [other.strategy for other in contest_settings(self.recipe, 1, (), ()).arms]
         for need in {need for strategy in strategies for need in STRATEGIES[strategy].needs}:
             stages |= set(_STAGES.get(need, ()))
             if need in FIRST:
-                by = "directions" if need == "reread along directions" else "likelihood"
-                stages |= {"likelihood", f"reread by {by}{suffix}"}
-                stages |= set(_STAGES["directions"]) if by == "directions" else set()
-        costs[arm.name] = run.seconds(*stages)
-    return costs
+                stages |= {"likelihood", self._reread_name(FIRST[need])}
+                stages |= set(_STAGES["directions"]) if FIRST[need] == ALONG_DIRECTIONS else set()
+        return self.run.seconds(*stages)
 
 
 def workers(recipe: Recipe, lm: LanguageModel) -> int | None:

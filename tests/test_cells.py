@@ -193,20 +193,20 @@ def test_a_training_that_diverges_is_a_hole_with_its_time(tmp_path: Path, lm: La
 def test_memory_that_runs_out_is_a_hole_that_says_so(
     tmp_path: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(module, "fine_tune_in_memory", fail)
+    monkeypatch.setattr(module, "fine_tuned", fail)
     found = run(tmp_path, lm, Cell("big", ROWS, 0, 0), Cell("base", None, 0, 0))
     assert (found["big"].reason or "").startswith(reason) and found["base"].results
     assert "\n" not in (found["big"].reason or "")
 
 
 def test_a_defect_is_no_hole(tmp_path: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise KeyError("a defect")
 
-    monkeypatch.setattr(module, "fine_tune_in_memory", fail)
+    monkeypatch.setattr(module, "fine_tuned", fail)
     with pytest.raises(KeyError, match="a defect") as caught:
         run(tmp_path, lm, Cell("c", ROWS, 0, 0))
     assert caught.value.__notes__ == ["in cell c"]

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from fake_scorer import Repeatable
+from fake_cells import fake_cells
 from planted_pool import DIRECTIONS, candidates, corpus
 from skillbasis import contest as module
 from skillbasis.artifact import read_json
-from skillbasis.cells import Cell, CellResult, CellSettings
+from skillbasis.cells import CellSettings
 from skillbasis.contest import ARMS, NATIVE, ContestSettings, chosen_arm, contest, default_arms
 from skillbasis.corpus import training_rows
 from skillbasis.errors import SkillbasisError, UsageError
-from skillbasis.evaluate.results import TaskResult
 from skillbasis.evaluate.sampler import SamplingSettings
 from skillbasis.evaluate.tasks import Asking
 from skillbasis.select import STRATEGIES
@@ -33,32 +30,6 @@ OWN = Arm("two", "directions+likelihood", (("directions", MINUS),))
 ENTRANTS = (Arm.of("directions"), OWN, Arm.of("low-nll"), Arm.of("rft"))
 
 
-def fake_cells(monkeypatch: pytest.MonkeyPatch, effects: dict[str, float], **options: Any) -> list[Cell]:
-    """Puts planted answers in the place of training and answering; returns the cells that were asked for."""
-    scorer, ran = Repeatable(effects, 0, pilot_sd=0.01, **options), []
-
-    def run_cells(
-        _out: Path, cells: Sequence[Cell], _settings: Any, _fingerprint: str, *, n_workers: Any, on_cell: Any
-    ) -> dict[str, CellResult]:
-        ran.extend(cells)
-        results = {}
-        for done, cell in enumerate(cells, 1):
-            _, name, number = cell.name.split("/")
-            shares = scorer([(name, int(number))])[name, int(number)]
-            if shares is None:
-                results[cell.name] = CellResult(cell.name, {}, "training diverged", 1.0)
-            else:
-                correct = np.arange(4)[None, :] < np.rint(4 * shares)[:, None]
-                zeros, ids = np.zeros_like(correct), [str(i) for i in range(len(shares))]
-                result = TaskResult("t", ids, [None] * len(ids), correct, zeros.astype(int), zeros, {})
-                results[cell.name] = CellResult(cell.name, {"t": result}, None, 2.0)
-            on_cell(results[cell.name], done, len(cells))
-        return results
-
-    monkeypatch.setattr(module, "run_cells", run_cells)
-    return ran
-
-
 def settings(**changes: Any) -> ContestSettings:
     return ContestSettings(**{"arms": ENTRANTS, "budget": 12, "n_seeds": 2, "n_finalists": 2} | changes)
 
@@ -69,7 +40,7 @@ def held(path: Path, given: ContestSettings, **options: Any) -> dict[str, Any]:
 
 
 def test_the_best_way_along_directions_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = fake_cells(monkeypatch, {"two": 0.2, "directions": 0.05, "low-nll": 0.08})
+    ran = fake_cells(monkeypatch, module, {"two": 0.2, "directions": 0.05, "low-nll": 0.08})
     told: list[tuple[int, int]] = []
     record = held(tmp_path / "c", settings(), on_cell=lambda _cell, done, n: told.append((done, n)))
     changes = {"directions": [[1, "+"], [2, "-"]]}
@@ -93,7 +64,7 @@ def test_the_best_way_along_directions_wins(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_control_that_is_better_is_taken_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_cells(monkeypatch, {"low-nll": 0.2, "two": 0.1})
+    fake_cells(monkeypatch, module, {"low-nll": 0.2, "two": 0.1})
     record = held(tmp_path / "c", settings())
     assert record["chosen"] == {"name": "low-nll", "strategy": "low-nll", "changes": {}, "native": False}
     assert "no way along directions beat it, so the default falls back to this control." in record["sentence"]
@@ -101,14 +72,14 @@ def test_a_control_that_is_better_is_taken_and_that_is_said(tmp_path: Path, monk
 
 
 def test_a_winner_that_is_no_better_than_chance_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_cells(monkeypatch, {})
+    fake_cells(monkeypatch, module, {})
     record = held(tmp_path / "c", settings())
     assert record["sentence"].endswith("it is not separated from random selection on the validation problems.")
     assert {entry["verdict"] for entry in record["arms"]} == {"undecided"}
 
 
 def test_every_pilot_has_its_own_rows_seed_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = fake_cells(monkeypatch, {"directions": 0.3})
+    asked = fake_cells(monkeypatch, module, {"directions": 0.3})
     held(tmp_path / "c", settings(seed=7, strategy="full"))
     ran = {cell.name: cell for cell in asked}
     known = candidates(**DIRECTIONS | {"directions": PLUS})
@@ -126,7 +97,7 @@ def test_every_pilot_has_its_own_rows_seed_and_order(tmp_path: Path, monkeypatch
 def test_an_arm_that_lacks_its_needs_takes_no_part_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = fake_cells(monkeypatch, {"low-nll": 0.1})
+    ran = fake_cells(monkeypatch, module, {"low-nll": 0.1})
     known = replace(candidates(**DIRECTIONS | {"directions": ()}), own_answers=None)
     record = contest(tmp_path / "c", corpus(), known, CELLS, "w", settings())
     table = {entry["name"]: entry for entry in record["arms"]}
@@ -140,23 +111,23 @@ def test_an_arm_that_lacks_its_needs_takes_no_part_and_says_why(
 def test_cells_that_fail_cost_an_arm_its_place_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_cells(monkeypatch, {"two": 0.3, "low-nll": 0.1}, failing=frozenset([("two", 0), ("base", 0)]))
+    fake_cells(monkeypatch, module, {"two": 0.3, "low-nll": 0.1}, failing=frozenset([("two", 0), ("base", 0)]))
     record = held(tmp_path / "a", settings())
     two = next(entry for entry in record["arms"] if entry["name"] == "two")
     assert (two["status"], two["reason"]) == ("failed", "training diverged")
     assert record["chosen"]["name"] == "low-nll" and record["base"] is None
-    fake_cells(monkeypatch, {}, failing=frozenset(("random", number) for number in range(9)))
+    fake_cells(monkeypatch, module, {}, failing=frozenset(("random", number) for number in range(9)))
     with pytest.raises(SkillbasisError, match="no arm can be compared with random selection; .*: training diverged"):
         held(tmp_path / "b", settings())
     lacking = settings(arms=(Arm.of("rft"), Arm.of("deita")))
     bare = replace(candidates(), own_answers=None, given_quality=None)
-    fake_cells(monkeypatch, {})
+    fake_cells(monkeypatch, module, {})
     with pytest.raises(SkillbasisError, match="no arm can be compared .*the first failure: this strategy needs the mo"):
         contest(tmp_path / "d", corpus(), bare, CELLS, "w", lacking)
 
 
 def test_the_same_call_runs_nothing_and_another_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = fake_cells(monkeypatch, {"two": 0.2})
+    ran = fake_cells(monkeypatch, module, {"two": 0.2})
     first = held(tmp_path / "a", settings())
     n = len(ran)
     assert held(tmp_path / "a", settings()) == first and len(ran) == n
@@ -171,7 +142,7 @@ def test_the_same_call_runs_nothing_and_another_ends_the_same(tmp_path: Path, mo
 
 
 def test_rows_may_be_chosen_with_training_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_cells(monkeypatch, {})
+    fake_cells(monkeypatch, module, {})
     asked = []
 
     def choose(arm: Arm, known: Any, budget: int, seed: int, unit: Any) -> Any:

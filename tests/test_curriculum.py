@@ -44,13 +44,14 @@ class Trained:
         self.on: list[list[tuple[Any, str]]] = []
         self.answered: list[dict[str, Any]] = []
         self.weak = weak
-        monkeypatch.setattr(module, "_tuned", self.tune)
+        monkeypatch.setattr(module, "fine_tuned", self.tune)
         monkeypatch.setattr(module, "kept_validation", self.answer)
 
-    def tune(self, lm: Any, rows: list[tuple[Any, str]], _cells: Any, seed: int, _path: Path) -> Any:
+    def tune(self, lm: Any, rows: list[tuple[Any, str]], training: Any, _out: Path, *, trainer: str) -> Any:
         assert lm is BASE, "every round trains the base anew"
+        assert (training.with_seed(0), trainer) == (CELLS.training, CELLS.trainer), "as the study does"
         self.on.append(rows)
-        return SimpleNamespace(number=len(self.on), seed=seed)
+        return SimpleNamespace(number=len(self.on), seed=training.seed), []
 
     def answer(self, _path: Path, lm: Any, task: Task, _settings: Any, *, basis: Any, reader: Any) -> tuple[Any, None]:
         self.answered.append({"by": lm.number, "seed": lm.seed, "task": task.name, "basis": basis, "reader": reader})
@@ -142,25 +143,3 @@ def test_requests_that_cannot_be_meant(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs the model's answers to validation problems"):
         choose(known(validation=None), 9, 0, "rows")
     assert not list(tmp_path.glob("*-*/manifest.json"))
-
-
-@pytest.mark.parametrize("trainer", ["lean", "trl"])
-def test_a_round_trains_as_the_study_does(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def fine_tune_in_memory(lm: Any, rows: Any, training: Any) -> tuple[str, list[float]]:
-        asked.append(("lean", lm, rows, training.seed))
-        return "tuned", []
-
-    def fine_tune(lm: Any, rows: Any, training: Any, out: Path, *, trainer: str) -> Path:
-        asked.append((trainer, lm, rows, training.seed))
-        return out
-
-    monkeypatch.setattr(module, "fine_tune_in_memory", fine_tune_in_memory)
-    monkeypatch.setattr(module, "fine_tune", fine_tune)
-    monkeypatch.setattr(module, "load_model", lambda path, dtype: ("loaded", path, dtype))
-    cells = replace(CELLS, trainer=trainer, dtype="float32")
-    rows: Any = [([{"role": "user", "content": "q"}], "r")]
-    tuned = module._tuned(BASE, rows, cells, 4, tmp_path / "model")
-    assert asked == [(trainer, BASE, rows, 4)]
-    assert tuned == ("tuned" if trainer == "lean" else ("loaded", tmp_path / "model", "float32"))

@@ -137,7 +137,7 @@ def test_the_pool_is_read_again_by_the_model_that_the_first_selection_makes(
         np.testing.assert_array_equal(again.mean_nll, direct.mean_nll)
     assert again.mean_nll[:8].mean() < base.mean_nll[:8].mean() - 0.01, "it has learnt these rows"
     assert sorted(path.name for path in (tmp_path / "r").glob("[!.]*")) == ["likelihood.parquet", "manifest.json"]
-    forbid(monkeypatch, "measure_likelihood", "fine_tune", "fine_tune_in_memory")
+    forbid(monkeypatch, "measure_likelihood", "fine_tuned")
     same = kept_reread(tmp_path / "r", corpus, lm, first, TRAINING, 256, trainer=trainer)
     np.testing.assert_array_equal(same.mean_nll, again.mean_nll)
     for rows, training in ((first[:7], TRAINING), (first, replace(TRAINING, seed=6))):

@@ -43,7 +43,7 @@ from skillbasis.plan import Plan, Stage, plan_extraction, plan_recipe
 from skillbasis.recipe import Recipe, load_recipe, parse_recipe
 from skillbasis.select import Candidates
 from skillbasis.token_count import count_tokens
-from skillbasis.train.loop import fine_tune_in_memory
+from skillbasis.train import fine_tuned
 from skillbasis.train.settings import PRESETS
 from skillbasis.world.assets import demo_recipe_path, pool_path
 
@@ -417,9 +417,9 @@ def watched_run(recipe: Recipe, out: Path) -> dict[str, Any]:
         return evaluate(lm, tasks, settings, *args, **options)
 
     def tuned(where: str) -> Any:
-        def make(lm: Any, rows: Any, settings: Any) -> Any:
+        def make(lm: Any, rows: Any, *args: Any, **options: Any) -> Any:
             seen[where].append(len(rows))
-            return fine_tune_in_memory(lm, rows, settings)
+            return fine_tuned(lm, rows, *args, **options)
 
         return make
 
@@ -429,8 +429,8 @@ def watched_run(recipe: Recipe, out: Path) -> dict[str, Any]:
         patch.setattr(pipeline, "extract", extracted)
         patch.setattr(evidence, "measure_likelihood", measured)
         patch.setattr(evidence, "evaluate", asked)
-        patch.setattr(evidence, "fine_tune_in_memory", tuned("reread"))
-        patch.setattr(curriculum, "fine_tune_in_memory", tuned("rounds"))
+        patch.setattr(evidence, "fine_tuned", tuned("reread"))
+        patch.setattr(curriculum, "fine_tuned", tuned("rounds"))
         pipeline.run_recipe(recipe, out, Silent())
     return seen
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,14 @@ import pytest
 import torch
 
 from conftest import kill_this_process
-from fake_scorer import Repeatable
+from fake_cells import fake_cells
 from skillbasis import probe as module
 from skillbasis.artifact import read_json
 from skillbasis.basis import Scores, SkillBasis
-from skillbasis.cells import Cell, CellResult, CellSettings
+from skillbasis.cells import CellResult, CellSettings
 from skillbasis.corpus import Corpus, load_corpus
 from skillbasis.errors import ArtifactError, SkillbasisError, UsageError
 from skillbasis.evaluate.likelihood import Likelihood
-from skillbasis.evaluate.results import TaskResult
 from skillbasis.evaluate.sampler import SamplingSettings
 from skillbasis.evaluate.tasks import Asking
 from skillbasis.lm import LanguageModel, load_model
@@ -69,33 +67,6 @@ def basis(lm: LanguageModel) -> SkillBasis:
     return SkillBasis(directions, np.zeros_like(directions[0]), np.ones(2), np.array([3.0, 2.0]), config)
 
 
-def fake_cells(monkeypatch: pytest.MonkeyPatch, effects: dict[str, float], **options: Any) -> list[Cell]:
-    """Puts planted answers in the place of training and answering; returns the cells that were asked for."""
-    scorer, ran = Repeatable(effects, 0, pilot_sd=0.01, **options), []
-
-    def run_cells(
-        _out: Path, cells: Sequence[Cell], _settings: Any, _fingerprint: str, *, n_workers: Any, on_cell: Any
-    ) -> dict[str, CellResult]:
-        ran.extend(cells)
-        results = {}
-        for done, cell in enumerate(cells, 1):
-            _, name, *number = cell.name.split("/")
-            key = name, int(number[0]) if number else 0
-            shares = scorer([key])[key]
-            if shares is None:
-                results[cell.name] = CellResult(cell.name, {}, "training diverged", 0.0)
-            else:
-                correct = np.arange(4)[None, :] < np.rint(4 * shares)[:, None]
-                zeros, ids = np.zeros_like(correct), [str(i) for i in range(len(shares))]
-                result = TaskResult("t", ids, [None] * len(ids), correct, zeros.astype(int), zeros, {})
-                results[cell.name] = CellResult(cell.name, {"t": result}, None, 2.0)
-            on_cell(results[cell.name], done, len(cells))
-        return results
-
-    monkeypatch.setattr(module, "run_cells", run_cells)
-    return ran
-
-
 # What is run
 
 
@@ -134,7 +105,7 @@ def test_pilots_are_drawn_by_the_strategy_that_will_select(corpus: Corpus, candi
 def test_a_probe_by_likelihood_notes_that_nothing_is_drawn_and_depends_on_it(
     tmp_path: Path, corpus: Corpus, candidates: Candidates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = fake_cells(monkeypatch, {"1+": 0.25})
+    ran = fake_cells(monkeypatch, module, {"1+": 0.25})
     tables = [Likelihood(list(corpus.ids), nll, nll, np.ones(80, dtype=int)) for nll in (np.zeros(80), np.arange(80.0))]
     settings = ProbeSettings(n_rows=6, along="directions+likelihood")
     outcome = probe(tmp_path / "p", corpus, replace(candidates, likelihood=tables[0]), CELLS, "w", settings)
@@ -178,7 +149,7 @@ def test_steered_cells_share_the_vector_and_differ_in_samples(basis: SkillBasis)
 def test_the_record_of_a_probe(
     tmp_path: Path, corpus: Corpus, candidates: Candidates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = fake_cells(monkeypatch, {"1+": 0.25, "0-": -0.25, "0+": 0.02})
+    ran = fake_cells(monkeypatch, module, {"1+": 0.25, "0-": -0.25, "0+": 0.02})
     told: list[tuple[int, int]] = []
     settings = ProbeSettings(n_rows=12, n_finalists=2, n_repeats=3)
     outcome = probe(
@@ -221,7 +192,7 @@ def test_the_record_of_a_probe(
 def test_a_probe_by_steering_needs_no_corpus(
     tmp_path: Path, lm: LanguageModel, basis: SkillBasis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran = fake_cells(monkeypatch, {"1+": 0.3})
+    ran = fake_cells(monkeypatch, module, {"1+": 0.3})
     settings = ProbeSettings(kind="steer", strategy="full", n_finalists=1, n_random=6)
     shared = (CELLS, lm.weights_fingerprint, settings)
     outcome = probe(tmp_path / "p", None, None, *shared, basis=basis)
@@ -253,7 +224,7 @@ def test_failed_cells_are_reported_not_dropped(
 ) -> None:
     settings = ProbeSettings(n_rows=12, n_finalists=1)
     failing = frozenset([("0+", 0), ("base", 0), ("1+", 1)])
-    fake_cells(monkeypatch, {"1+": 0.1}, failing=failing)
+    fake_cells(monkeypatch, module, {"1+": 0.1}, failing=failing)
     outcome = probe(tmp_path / "a", corpus, candidates, CELLS, "w", replace(settings, strategy="full", n_seeds=2))
     entries = {entry["name"]: entry for entry in outcome["directions"]}
     assert (entries["0+"]["status"], entries["0+"]["n_pilots"]) == ("done", 1)
@@ -261,12 +232,12 @@ def test_failed_cells_are_reported_not_dropped(
     assert outcome["base"] == {"status": "failed", "reason": "training diverged"}
     assert entries["1+"]["difference_to_base"] is None
     assert "A cell of base failed: training diverged" in outcome["notes"]
-    fake_cells(monkeypatch, {"1+": 0.1}, failing=frozenset([("0+", 0)]))
+    fake_cells(monkeypatch, module, {"1+": 0.1}, failing=frozenset([("0+", 0)]))
     outcome = probe(tmp_path / "b", corpus, candidates, CELLS, "w", settings)
     entries = {entry["name"]: entry for entry in outcome["directions"]}
     assert (entries["0+"]["status"], entries["0+"]["verdict"]) == ("failed", None)
     assert outcome["ranking"][-1] == "0+" and entries["1+"]["status"] == "done"
-    fake_cells(monkeypatch, {}, failing=frozenset(("random", number) for number in range(9)))
+    fake_cells(monkeypatch, module, {}, failing=frozenset(("random", number) for number in range(9)))
     with pytest.raises(SkillbasisError, match="no direction can be compared with a control; .*: training diverged"):
         probe(tmp_path / "c", corpus, candidates, CELLS, "w", settings)
 

@@ -527,3 +527,35 @@ def test_a_run_killed_outright_is_gone_on_with(lm: LanguageModel, saved: Path, t
     assert (out / "losses.json").read_bytes() == (whole / "losses.json").read_bytes()
     name = "adapter_model.safetensors"
     assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+# A model that is used at once
+
+
+@pytest.mark.parametrize("trainer", ["lean", "trl"])
+def test_a_tuned_model_comes_in_memory_or_by_way_of_a_checkpoint(
+    lm: LanguageModel, trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skillbasis.train import fine_tuned, sft
+
+    asked = []
+
+    def in_memory(*given: Any) -> tuple[str, list[float]]:
+        asked.append(("lean", *given))
+        return "tuned", [2.0]
+
+    def on_disk(*given: Any, trainer: str) -> Path:
+        asked.append((trainer, *given[:3]))
+        (given[3]).mkdir()
+        (given[3] / "losses.json").write_text("[1.0]")
+        return given[3]  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(sft, "fine_tune_in_memory", in_memory)
+    monkeypatch.setattr(sft, "fine_tune", on_disk)
+    monkeypatch.setattr(sft, "load_model", lambda path, dtype: ("loaded", path, dtype))
+    found = fine_tuned(lm, ROWS, SETTINGS, tmp_path / "model", trainer=trainer)
+    assert asked == [(trainer, lm, ROWS, SETTINGS)]
+    loaded = ("loaded", tmp_path / "model", "float32"), [1.0]
+    assert found == (("tuned", [2.0]) if trainer == "lean" else loaded)
+    with pytest.raises(UsageError, match="unknown trainer"):
+        fine_tuned(lm, ROWS, SETTINGS, tmp_path / "other", trainer="lora")

@@ -28,9 +28,9 @@ from .evaluate.tasks import Asking, Task
 from .lm import LanguageModel, load_model
 from .steer.hooks import Scope, check_scope, steer
 from .steer.vectors import SteeringVector
-from .train.loop import fine_tune_in_memory, row_lengths
+from .train.loop import row_lengths
 from .train.settings import TrainingSettings
-from .train.sft import check_trainer, fine_tune, rows_fingerprint
+from .train.sft import check_trainer, fine_tuned, rows_fingerprint
 
 KIND = "cell"
 Rows = list[tuple[list[dict[str, str]], str]]
@@ -292,10 +292,7 @@ class _CellWorker:
         training = self.settings.training.with_seed(cell.training_seed)
         limit = min(training.max_length, self.base.context_length)
         n_tokens = sum(row_lengths(self.base, cell.rows, limit))
-        if self.settings.trainer == "lean":
-            return *fine_tune_in_memory(self.base, cell.rows, training), n_tokens
-        path = fine_tune(self.base, cell.rows, training, work / "model", trainer="trl")
-        return load_model(path, dtype=self.settings.dtype), read_json(path / "losses.json"), n_tokens
+        return *fine_tuned(self.base, cell.rows, training, work / "model", trainer=self.settings.trainer), n_tokens
 
 
 def _reason(error: Exception) -> str:

@@ -15,13 +15,12 @@ from .corpus import Corpus, SelectedRow, training_rows
 from .errors import UsageError
 from .evaluate.tasks import Task
 from .evidence import EvidenceSettings, kept_validation
-from .lm import LanguageModel, load_model
+from .lm import LanguageModel
 from .select import Candidates
 from .select.directions import quotas
 from .select.strategy import Unit
 from .select.weakness import weakness_round
-from .train.loop import fine_tune_in_memory
-from .train.sft import fine_tune
+from .train.sft import fine_tuned
 
 KIND = "curriculum"
 Rounds = Callable[[Candidates, int, int, Unit], list[SelectedRow]]
@@ -70,7 +69,8 @@ def in_rounds(
                 rng, taken = np.random.default_rng(seed), list[SelectedRow]()
                 for number, quota in enumerate(quotas(budget, n_rounds)):
                     if number:
-                        tuned = _tuned(lm, training_rows(corpus, taken), cells, seed, work / f"model-{number}")
+                        rows, training = training_rows(corpus, taken), cells.training.with_seed(seed)
+                        tuned, _ = fine_tuned(lm, rows, training, work / f"model-{number}", trainer=cells.trainer)
                         answers, _ = kept_validation(
                             work / f"answers-{number}", tuned, validation, evidence, basis=basis, reader=lm
                         )
@@ -85,12 +85,3 @@ def in_rounds(
         return [SelectedRow(**row) for row in read_json(out / "rows.json")]
 
     return choose
-
-
-def _tuned(
-    lm: LanguageModel, rows: list[tuple[list[dict[str, str]], str]], cells: CellSettings, seed: int, path: Path
-) -> LanguageModel:
-    training = cells.training.with_seed(seed)
-    if cells.trainer == "lean":
-        return fine_tune_in_memory(lm, rows, training)[0]
-    return load_model(fine_tune(lm, rows, training, path, trainer=cells.trainer), dtype=cells.dtype)

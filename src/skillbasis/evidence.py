@@ -25,12 +25,12 @@ from .evaluate.run import evaluate
 from .evaluate.sampler import SamplingSettings
 from .evaluate.samples import read_samples
 from .evaluate.tasks import Problem, Task
-from .lm import LanguageModel, load_model
+from .lm import LanguageModel
 from .select.evidence import OwnAnswers, QueryVectors, ValidationAnswers
 from .select.strategy import Need
-from .train.loop import fine_tune_in_memory, row_lengths
+from .train.loop import row_lengths
 from .train.settings import TrainingSettings
-from .train.sft import fine_tune, rows_fingerprint
+from .train.sft import fine_tuned, rows_fingerprint
 
 POOL = "pool"
 """Name of the task that the rows' own problems make."""
@@ -147,14 +147,9 @@ def kept_likelihood(
     inputs |= {"max_length": max_length, "template": lm.template_fingerprint or "", "alone": alone}
     if not is_current(path, "likelihood", inputs):
         with building(path, "likelihood", inputs, {}) as work:
-            table = measure_likelihood(
-                corpus,
-                lm,
-                max_length=max_length,
-                alone=alone,
-                on_progress=None if tick is None else lambda rows, n, tokens: tick(rows, n, f"{tokens:,} tokens"),
+            measure_likelihood(corpus, lm, max_length=max_length, alone=alone, on_progress=_by_row(tick)).save(
+                work / "likelihood.parquet"
             )
-            table.save(work / "likelihood.parquet")
     return Likelihood.load(path / "likelihood.parquet")
 
 
@@ -181,20 +176,10 @@ def kept_reread(
     inputs |= {"rows": rows_fingerprint(rows), "training": asdict(training)}
     if not is_current(path, "likelihood", inputs):
         with building(path, "likelihood", inputs, {}) as work:
-            if trainer == "lean":
-                tuned, _ = fine_tune_in_memory(lm, rows, training)
-            else:
-                tuned = load_model(
-                    fine_tune(lm, rows, training, work / "model", trainer=trainer),
-                    dtype=str(lm.model.dtype).removeprefix("torch."),
-                )
-            table = measure_likelihood(
-                corpus,
-                tuned,
-                max_length=max_length,
-                on_progress=None if tick is None else lambda rows, n, tokens: tick(rows, n, f"{tokens:,} tokens"),
+            tuned, _ = fine_tuned(lm, rows, training, work / "model", trainer=trainer)
+            measure_likelihood(corpus, tuned, max_length=max_length, on_progress=_by_row(tick)).save(
+                work / "likelihood.parquet"
             )
-            table.save(work / "likelihood.parquet")
             remove_tree(work / "model")
     return Likelihood.load(path / "likelihood.parquet")
 
@@ -238,7 +223,7 @@ def kept_own_answers(
         for row_id, prompt, answer in zip(columns["id"], columns["prompt"], columns["answer"], strict=True)
     ]
     task = Task(POOL, problems, exact)
-    evaluate(lm, [task], settings.own_sampling, path, on_samples=_tick_samples(tick))
+    evaluate(lm, [task], settings.own_sampling, path, on_samples=_by_sample(tick))
     place = {row_id: i for i, row_id in enumerate(ids)}
     n_answers, n_correct = np.zeros(len(ids), dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
     correct: list[list[str]] = [[] for _ in ids]
@@ -278,7 +263,7 @@ def kept_validation(
             fine-tuned model answers: the basis is the base's).
     Raises: SkillbasisError: every answer is empty.
     """
-    evaluate(lm, [task], settings.sampling, path / "samples", on_samples=_tick_samples(tick))
+    evaluate(lm, [task], settings.sampling, path / "samples", on_samples=_by_sample(tick))
     records = [record for record in read_samples(path / "samples")[task.name] if record["response"].strip()]
     if not records:
         raise SkillbasisError(f"all answers of the model to {task.name} are empty; nothing can be learned from them")
@@ -331,12 +316,15 @@ def kept_query(
 ) -> QueryVectors:
     """Vectors of pool and query: last block, mean over all tokens weighted by their place (RDS+, arXiv 2503.01807)."""
     settings = ExtractionSettings(layers=str(len(lm.blocks) - 1), pooling="weighted", max_length=max_length)
-    show = None if tick is None else lambda rows, n, tokens: tick(rows, n, f"{tokens:,} tokens")
-    pool = extract(corpus, lm, path / "pool", settings, overwrite=True, on_progress=show)
+    pool = extract(corpus, lm, path / "pool", settings, overwrite=True, on_progress=_by_row(tick))
     asked = extract(query, lm, path / "query", settings, overwrite=True)
     vectors = [np.concatenate([shard.reshape(len(shard), -1) for shard in store.shards()]) for store in (pool, asked)]
     return QueryVectors(pool.ids, vectors[0].astype(np.float32), vectors[1].astype(np.float32))
 
 
-def _tick_samples(tick: Tick | None) -> Callable[[int, int, float], None] | None:
+def _by_sample(tick: Tick | None) -> Callable[[int, int, float], None] | None:
     return None if tick is None else lambda done, n, share: tick(done, n, f"{share:.1%} correct")
+
+
+def _by_row(tick: Tick | None) -> Callable[[int, int, int], None] | None:
+    return None if tick is None else lambda done, n, tokens: tick(done, n, f"{tokens:,} tokens")

@@ -101,7 +101,7 @@ def select(
     """Choose rows of a corpus within a budget, none of them twice or from an evaluation, and keep how."""
     from dataclasses import asdict
 
-    from ..activations import ExtractionSettings
+    from ..activations import ExtractionSettings, settings_of
     from ..basis import Scores, SkillBasis
     from ..console import progress
     from ..corpus import load_corpus, write_selection
@@ -162,7 +162,7 @@ def select(
         dtype,
         EvidenceSettings(
             max_length=max_length,
-            extraction=_extraction(known_basis) or ExtractionSettings(max_length=max_length),
+            extraction=settings_of(known_basis.config) if known_basis else ExtractionSettings(max_length=max_length),
             sampling=SamplingSettings(rollouts, 1.0, max_tokens, seed),
             own_sampling=SamplingSettings(own_rollouts, 1.0, max_tokens, seed),
             own_rows=own_rows,
@@ -218,21 +218,6 @@ def _check(candidates: Any, strategy: str, budget: int, unit: Any, preset: str, 
     if "directions" in STRATEGIES[strategy].needs or ALONG_DIRECTIONS in first:
         for direction, sign in candidates.signed_directions:
             candidates.ranking(direction, sign)
-
-
-def _extraction(basis: Any) -> Any:
-    """How the rows of a basis were read, so that answers are read alike; None without a basis."""
-    from ..activations import ExtractionSettings
-
-    if basis is None:
-        return None
-    config = basis.config
-    return ExtractionSettings(
-        layers=",".join(map(str, basis.block_ids)),
-        pooling=config["pooling"],
-        span=config["span"],
-        max_length=config["max_length"],
-    )
 
 
 def _measure(

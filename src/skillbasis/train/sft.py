@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..artifact import building, fingerprint, is_current, write_json
+from ..artifact import building, fingerprint, is_current, read_json, write_json
 from ..errors import SkillbasisError, UsageError, nearest
-from ..lm import LanguageModel
+from ..lm import LanguageModel, load_model
 from .launch import join
 from .loop import fine_tune_in_memory
 from .settings import TrainingSettings
@@ -85,6 +85,27 @@ def fine_tune(
             manifest["final_loss"] = losses[-1]
     processes.wait()
     return out
+
+
+def fine_tuned(
+    lm: LanguageModel,
+    rows: Sequence[tuple[list[dict[str, str]], str]],
+    settings: TrainingSettings,
+    out: Path,
+    *,
+    trainer: str = "trl",
+) -> tuple[LanguageModel, list[float]]:
+    """Fine-tunes a model that is used at once: in memory by the lean loop, else by way of a checkpoint in `out`.
+
+    Returns: the model, in the precision of the base, and the loss of every step.
+    Raises: as `fine_tune`.
+    """
+    check_trainer(trainer)
+    if trainer == "lean":
+        return fine_tune_in_memory(lm, rows, settings)
+    path = fine_tune(lm, rows, settings, out, trainer=trainer)
+    dtype = str(lm.model.dtype).removeprefix("torch.")
+    return load_model(path, dtype=dtype), read_json(path / "losses.json")
 
 
 def rows_fingerprint(rows: Sequence[tuple[list[dict[str, str]], str]]) -> str:

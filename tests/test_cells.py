@@ -249,3 +249,33 @@ def test_finished_cells_are_kept_after_a_kill(
     for name, cell in found.items():
         np.testing.assert_array_equal(cell.pass_at_k(1), whole[name].pass_at_k(1))
     assert read_json(tmp_path / "c/0/manifest.json")["inputs"]["steering"]["vector"] == vector.fingerprint
+
+
+def test_cells_that_can_only_come_out_alike_are_run_once(
+    tmp_path: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    work = module._CellWorker.__call__
+
+    def watched(self: Any, job: Any) -> Any:
+        made.append(job[0].name)
+        return work(self, job)
+
+    monkeypatch.setattr(module._CellWorker, "__call__", watched)
+    first, twin, other = Cell("a/1", ROWS, 0, 1), Cell("b/1", ROWS, 0, 1), Cell("b/2", ROWS, 0, 2)
+    ticks: list[tuple[str, int]] = []
+    found = run(tmp_path, lm, first, twin, other, on_cell=lambda cell, done, n: ticks.append((cell.name, done)))
+    assert sorted(made) == ["a/1", "b/2"] and list(found) == ["a/1", "b/1", "b/2"]
+    assert sorted(done for _, done in ticks) == [1, 2, 3] and {name for name, _ in ticks} == set(found)
+    np.testing.assert_array_equal(found["a/1"].pass_at_k(1), found["b/1"].pass_at_k(1))
+    assert found["b/1"].seconds == found["a/1"].seconds > 0
+    assert read_json(tmp_path / "b/1/manifest.json")["name"] == "b/1"
+    late = run(tmp_path, lm, Cell("c/1", ROWS, 0, 1), first)  # one that is there already serves too
+    assert len(made) == 2 and late["c/1"].seconds == found["a/1"].seconds
+
+    def fail(*_: Any) -> None:
+        raise SkillbasisError("diverged")
+
+    monkeypatch.setattr(module._CellWorker, "_run", fail)
+    failed = run(tmp_path, lm, Cell("x/1", ROWS, 0, 3), Cell("x/2", ROWS, 0, 3))
+    assert len(made) == 3 and {cell.reason for cell in failed.values()} == {"diverged"}

@@ -12,18 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import numpy as np
 
-from .artifact import building, is_current, read_json, write_json
+from .artifact import building, fingerprint, is_current, read_json, write_json
 from .engine import WorkerKilledError, cuda_devices, map_jobs
 from .errors import SkillbasisError, UsageError
 from .evaluate.generate import Intervention
 from .evaluate.results import TaskResult, collect
 from .evaluate.run import answer_task
 from .evaluate.sampler import SamplingSettings
-from .evaluate.samples import read_samples, write_samples
+from .evaluate.samples import SAMPLES, SUMMARY, read_samples, write_samples
 from .evaluate.tasks import Asking, Task
 from .lm import LanguageModel, load_model
 from .steer.hooks import Scope, check_scope, steer
@@ -150,7 +151,7 @@ def run_cells(
     n_workers: int | None = None,
     on_cell: Callable[[CellResult, int, int], None] | None = None,
 ) -> dict[str, CellResult]:
-    """Runs the cells that are not there yet, side by side.
+    """Runs the cells that are not there yet, side by side; of cells that can only come out alike, one.
 
     Args:
         out: a directory with one artifact per cell (an evaluation directory with the losses of the training).
@@ -161,27 +162,49 @@ def run_cells(
         for it too), or rows and vectors that cannot be used.
     Raises: UsageError: a task cannot be loaded. Whatever else a cell raises is a defect, and stops the others.
     """
-    todo: list[_Job] = []
+    missing: list[_Job] = []
     results: dict[str, CellResult] = {}
+    known: dict[str, Path] = {}
     tasks = settings.load_tasks()
     for cell in cells:
-        inputs = _inputs(cell, settings, tasks, base_fingerprint)
-        if is_current(out / cell.name, KIND, inputs):
-            results[cell.name] = _load(out / cell.name, cell.name, tasks, settings)
+        path, inputs = out / cell.name, _inputs(cell, settings, tasks, base_fingerprint)
+        if is_current(path, KIND, inputs):
+            results[cell.name] = _load(path, cell.name, tasks, settings)
+            known[fingerprint(inputs)] = path
         else:
-            todo.append((cell, out / cell.name, inputs))
+            missing.append((cell, path, inputs))
+    alike: dict[str, list[_Job]] = {}
+    for job in missing:
+        alike.setdefault(fingerprint(job[2]), []).append(job)
+    todo = [jobs[0] for key, jobs in alike.items() if key not in known]
     # The longest first, so that no worker is left alone with a long one at the end.
     todo.sort(key=lambda job: -len(job[0].rows or ()))
-    for (cell, path, _), outcome in _side_by_side(todo, settings, n_workers):
-        if isinstance(outcome, _Failure):
-            results[cell.name] = CellResult(cell.name, {}, outcome.reason, outcome.seconds)
-        elif isinstance(outcome, Exception):
-            outcome.add_note(f"in cell {cell.name}")
-            raise outcome
-        else:
-            results[cell.name] = _load(path, cell.name, tasks, settings)
+
+    def finish(job: _Job, failure: _Failure | None) -> None:
+        cell, path, _ = job
+        results[cell.name] = (
+            _load(path, cell.name, tasks, settings)
+            if failure is None
+            else CellResult(cell.name, {}, failure.reason, failure.seconds)
+        )
         if on_cell:
             on_cell(results[cell.name], len(results), len(cells))
+
+    def repeat(job: _Job, path: Path, failure: _Failure | None) -> None:
+        if failure is None:
+            _copy(path, job)
+        finish(job, failure)
+
+    for key, path in known.items():
+        for job in alike.get(key, ()):
+            repeat(job, path, None)
+    for job, outcome in _side_by_side(todo, settings, n_workers):
+        if isinstance(outcome, Exception):
+            outcome.add_note(f"in cell {job[0].name}")
+            raise outcome
+        finish(job, outcome)
+        for same in alike[fingerprint(job[2])][1:]:
+            repeat(same, job[1], outcome)
     return {cell.name: results[cell.name] for cell in cells}
 
 
@@ -235,8 +258,16 @@ def _inputs(cell: Cell, settings: CellSettings, tasks: Sequence[Task], base_fing
     return inputs
 
 
+def _copy(path: Path, job: _Job) -> None:
+    """Keeps a finished cell under another cell's name too; its time is what it took to make."""
+    cell, target, inputs = job
+    with building(target, KIND, inputs, {"name": cell.name}) as work:
+        for name in (SAMPLES, SUMMARY):
+            copyfile(path / name, work / name)
+
+
 def _load(path: Path, name: str, tasks: Sequence[Task], settings: CellSettings) -> CellResult:
-    records, summary = read_samples(path), read_json(path / "summary.json")
+    records, summary = read_samples(path), read_json(path / SUMMARY)
     results = {task.name: collect(task, records[task.name], settings.sampling.rollouts) for task in tasks}
     return CellResult(
         name, results, None, summary["seconds"], summary["training_seconds"], summary["n_training_tokens"]
@@ -274,7 +305,7 @@ class _CellWorker:
                 result, answers = answer_task(tuned, task, sampling, _intervention(cell.steering))
                 figures[task.name] = result.summary()
                 records += answers
-            write_samples(work / "samples.parquet", records)
+            write_samples(work / SAMPLES, records)
             summary = {
                 "n_rows": len(cell.rows or ()),
                 "n_training_tokens": n_tokens,
@@ -283,7 +314,7 @@ class _CellWorker:
                 "seconds": round(time.perf_counter() - started, 3),
                 "tasks": figures,
             }
-            write_json(work / "summary.json", summary)
+            write_json(work / SUMMARY, summary)
 
     def _train(self, cell: Cell, work: Path) -> tuple[LanguageModel, list[float], int]:
         """The model that answers, the loss of every step, and the tokens of all rows."""

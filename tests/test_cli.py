@@ -43,7 +43,21 @@ N_ROWS = 120
 READ = ("--span", "response", "--max-length", "256")
 SAMPLE = ("--rollouts", "2", "--temperature", "0.8", "--max-tokens", "40", "--limit", "8")
 COMMANDS = ["demo", "run", "study", "extract", "discover", "score", "likelihood", "interpret", "select", "train"]
-COMMANDS += ["evaluate", "grade", "diff", "probe", "plan", "report", "world train", "world pool", "world ship"]
+COMMANDS += [
+    "compare",
+    "stability",
+    "locate",
+    "skills",
+    "evaluate",
+    "grade",
+    "diff",
+    "probe",
+    "plan",
+    "report",
+    "world train",
+    "world pool",
+    "world ship",
+]
 START = "from skillbasis.cli import main; main()"
 
 
@@ -658,7 +672,7 @@ WRONG_USE = {  # exit code 2
     "discover {work}/pool.jsonl --out {new}": r"is no directory of activations; give one, or a corpus together with --",
     "discover {work}/acts --out {new} --k 0": r"k must be at least 1, not 0",
     "discover {work}/acts --out {new} --k 121": r"k = 121 needs more than 121 rows, but the activations have 120",
-    "discover {work}/acts --out {new} --method sae": r"unknown method 'sae'; allowed is pca",
+    "discover {work}/acts --out {new} --method sea": r"unknown method .*mean .sae.*allowed are pca, sae",
     "score {work}/acts --basis {work}/none --out {new}": r"there is no basis at .*none; make one with skillbasis disc",
     "score {work}/acts --basis {work}/basis --out {work}": r"--out .* is a directory; give the name of a file",
     INTERPRET + " --scores {work}/none.parquet": r"there is no score file at .*none.parquet; make it with skillbasis",

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from endpoint_server import chat, serving
 from shell import done, skillbasis
 from skillbasis.artifact import read_json
 from skillbasis.evaluate.samples import read_samples
 from skillbasis.world.assets import reasoner_path
-from test_endpoint import chat, serving
 
 torch.set_num_threads(1)
 

@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"probe", "halving", "verdicts", "proxy", "contest", "curriculum"},
     {"study", "arms", "study_tables", "study_forest"},
     {"report"},
-    {"recipe", "recipe_settings", "stages", "selection_stages", "pipeline", "plan", "workload", "token_count"},
+    {"recipe", "recipe_settings", "stages", "selection_stages", "reading_stages", "pipeline", "plan"},
     {"cli", "commands", "console", "__main__"},
 ]
 # Where a module may import less than its place in the order would let it.

@@ -175,6 +175,12 @@ def test_names(tmp_path: Path) -> None:
         ("2,5,8-11", 12, [2, 5, 8, 9, 10, 11]),
         ("1-3,2-4,3", 5, [1, 2, 3, 4]),
         ("2-2", 5, [2]),
+        ("early", 4, [0, 1]),
+        ("middle", 4, [2]),
+        ("late", 4, [3]),
+        ("middle", 32, list(range(11, 22))),
+        ("late", 32, list(range(22, 32))),
+        ("late", 3, [2]),
     ],
 )
 def test_layers(layers: str, n_blocks: int, expected: list[int]) -> None:
@@ -183,8 +189,13 @@ def test_layers(layers: str, n_blocks: int, expected: list[int]) -> None:
 
 @pytest.mark.parametrize("layers", ["", "outer", "1,", "-1", "1-", "1--2", "5-2", "1.5", "1 2", "²"])
 def test_layers_that_mean_nothing(layers: str) -> None:
-    with pytest.raises(UsageError, match="is neither 'inner', 'all' nor a list of block ids"):
+    with pytest.raises(UsageError, match="is neither one of inner, all, early, middle, late nor a list of block ids"):
         parse_layers(layers, 12)
+
+
+def test_thirds_need_three_blocks() -> None:
+    with pytest.raises(UsageError, match="--layers late needs 3 blocks or more, but the model has 2"):
+        parse_layers("late", 2)
 
 
 @pytest.mark.parametrize("layers", ["12", "3,12", "10-12", "0-99999999999999"])

@@ -181,7 +181,7 @@ def test_a_basis_of_an_interrupted_change_is_not_taken_for_the_old_one(
     """Another k stops between its basis and its description; the first recipe must then find its own basis again."""
     import shutil
 
-    from skillbasis import pipeline
+    from skillbasis import reading_stages
     from skillbasis.basis import SkillBasis
 
     copy = tmp_path / "copy"
@@ -191,7 +191,7 @@ def test_a_basis_of_an_interrupted_change_is_not_taken_for_the_old_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "describe_basis", stop)
+        patched.setattr(reading_stages, "describe_basis", stop)
         with pytest.raises(KeyboardInterrupt):
             run_recipe(parse_recipe(RECIPE | {"basis": {"k": 3}}, "test"), copy, Silent())
     assert SkillBasis.load(copy / "basis").n_components == 3

@@ -24,12 +24,13 @@ import yaml
 
 from conftest import HIDDEN, N_BLOCKS
 from scaled import Silent, nemotron_rows, problems, write_lines
-from skillbasis import cli, contest, curriculum, evidence, pipeline, token_count, workload
+from skillbasis import cli, contest, curriculum, evidence, pipeline, reading_stages
 from skillbasis import probe as probing
 from skillbasis import study as studying
 from skillbasis.activations import ExtractionSettings, extract
 from skillbasis.activations.settings import ReadingPlan
-from skillbasis.basis import Scores
+from skillbasis.artifact import read_json
+from skillbasis.basis import Scores, sensitivity
 from skillbasis.cells import Cell, CellSettings
 from skillbasis.corpus import Corpus
 from skillbasis.errors import SkillbasisError, UsageError
@@ -39,10 +40,10 @@ from skillbasis.evaluate.sampler import SamplingSettings
 from skillbasis.evaluate.tasks import Asking
 from skillbasis.flops import Device, decoder_cost
 from skillbasis.lm import LanguageModel
-from skillbasis.plan import Plan, Stage, plan_extraction, plan_recipe
+from skillbasis.plan import Plan, Stage, plan_extraction, plan_recipe, token_count, workload
+from skillbasis.plan.token_count import count_tokens
 from skillbasis.recipe import Recipe, load_recipe, parse_recipe
 from skillbasis.select import Candidates
-from skillbasis.token_count import count_tokens
 from skillbasis.train import fine_tuned
 from skillbasis.train.settings import PRESETS
 from skillbasis.world.assets import demo_recipe_path, pool_path
@@ -426,7 +427,7 @@ def watched_run(recipe: Recipe, out: Path) -> dict[str, Any]:
     evidence_of_likelihood = evidence.measure_likelihood
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evidence, "extract", extracted)
-        patch.setattr(pipeline, "extract", extracted)
+        patch.setattr(reading_stages, "extract", extracted)
         patch.setattr(evidence, "measure_likelihood", measured)
         patch.setattr(evidence, "evaluate", asked)
         patch.setattr(evidence, "fine_tuned", tuned("reread"))
@@ -672,3 +673,35 @@ def test_the_recipe_of_the_command_is_the_recipe_of_a_run(tmp_path: Path) -> Non
     with pytest.raises(UsageError) as run:
         parse_recipe(yaml.safe_load(path.read_text()), str(path))
     assert skillbasis("plan", path) == (2, "", f"error: {run.value}\n")
+
+
+def test_sensitivity_reads_the_rows_its_plan_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = {
+        "model": "embedded",
+        "corpus": {"source": "embedded", "limit": 90},
+        "basis": {"k": 3},
+        "sensitivity": {"rows": 50, "span": ["response"], "k": [2], "seeds": [1], "corpora": ["embedded"]},
+    }
+    recipe = parse_recipe(raw, "test")
+    (stage,) = [stage for stage in plan_recipe(recipe, DEVICE).stages if stage.name == "sensitivity"]
+    read: list[int] = []
+
+    def extracted(*args: Any, **options: Any) -> Any:
+        store = extract(*args, **options)
+        read.append(len(store))
+        return store
+
+    monkeypatch.setattr(sensitivity, "extract", extracted)
+    pipeline.run_recipe(recipe, tmp_path / "run", Silent())
+    # As the recipe says, last token, maximum, response; other 40 rows; 50 of another corpus.
+    assert sorted(read) == [40, 50, 50, 50, 50, 50] and stage.note.startswith("290 rows of which each")
+    found = read_json(tmp_path / "run" / "sensitivity" / "sensitivity.json")
+    assert [entry["reason"] for entry in found["variants"]] == [None] * 9
+    assert not (tmp_path / "run" / "sensitivity" / "activations").exists()
+    for wrong, message in (
+        ({"layers": ["4"]}, "names block 4"),
+        ({"layers": ["outer"]}, "neither one of inner"),
+        ({"corpora": ["nowhere.jsonl"]}, "there is no corpus at nowhere.jsonl"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            pipeline.run_recipe(parse_recipe(raw | {"sensitivity": wrong}, "test"), tmp_path / "other", Silent())

@@ -364,6 +364,31 @@ def test_a_chat_prompt_is_shown_with_its_roles(tmp_path: Path) -> None:
     assert "system: Be brief. user: 2+2?" in page_of(write_run(tmp_path, artifacts)).words()
 
 
+def test_labels_and_unstable_directions_are_shown(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    plain = artifacts["interpret/directions.json"]
+    (direction,) = plain["directions"]
+    number = direction["direction"]
+    other = {"direction": 1, "accuracy": 0.5, "low": 0.3, "high": 0.7, "n": 20, "n_planned": 20, "reason": None}
+    label = {"positive": ["long", "worked", EVIL], "negative": ["short", "bare", "sums"], "contrast": "how it is told"}
+    label |= {"axes": ["length"], "accuracy": 0.9, "low": 0.7, "high": 0.97, "n": 20, "shuffled": other}
+    labelled = plain | {"directions": [direction | {"unstable": True, "label": label}]}
+    artifacts["probe/probe.json"]["directions"][0]["name"] = f"{number}+"
+    before = page_of(write_run(tmp_path / "plain", artifacts)).words()
+    assert "unstable" not in before and "Called" not in before
+    page = page_of(write_run(tmp_path / "labelled", artifacts | {"labels/directions.json": labelled}))
+    words = page.words().replace("\N{NO-BREAK SPACE}", " ")
+    assert f"Called long, worked, {EVIL} against short, bare, sums by a judge" in words
+    assert "sorted 20 held-out examples rightly by that label in 90.0 [70.0, 97.0] %" in words
+    assert "by another direction's label in 50.0 [30.0, 70.0] %. how it is told" in words
+    assert "unstable: other rows of the corpus may well not give this direction" in words
+    assert f"{number}+ (unstable)" in words
+    label["shuffled"] = {"direction": None, "accuracy": None, "reason": "one label has no other"}
+    labelled["directions"][0]["unstable"] = False
+    page = page_of(write_run(tmp_path / "alone", artifacts | {"labels/directions.json": labelled}))
+    assert "stable under resampling of the rows" in page.words() and "another direction's" not in page.words()
+
+
 def headline_of(tmp_path: Path, study: dict[str, Any] | None) -> str:
     artifacts = {"run.json": {}} | ({"study/summary.json": study} if study else {})
     return " ".join(headline(collect(write_run(tmp_path, artifacts)))).replace("\N{NO-BREAK SPACE}", " ")

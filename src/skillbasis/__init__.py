@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .activations import ActivationStore, ExtractionSettings, LiveActivations, RayReader, extract, repair
-    from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
+    from .basis import PcaSettings, SaeSettings, Scores, SkillBasis, fit_pca, fit_sae, measure_stability, score
     from .corpus import Corpus, load_corpus
     from .evaluate import SamplingSettings, evaluate, load_task
     from .evaluate.comparing import compare_evaluations
+    from .interpret import describe_basis
+    from .interpret.comparison import compare
+    from .interpret.locate import locate
+    from .interpret.skills import describe_skills
     from .lm import LanguageModel, load_model
     from .select import Candidates, SelectionSettings, select
     from .steer import SteeringVector, combined_vector, direction_vector, random_vector, steer
@@ -30,6 +34,7 @@ _HOME = {
     "LiveActivations": "activations",
     "PcaSettings": "basis",
     "RayReader": "activations",
+    "SaeSettings": "basis",
     "SamplingSettings": "evaluate",
     "Scores": "basis",
     "SelectionSettings": "select",
@@ -37,16 +42,22 @@ _HOME = {
     "SteeringVector": "steer",
     "TrainingSettings": "train",
     "combined_vector": "steer",
+    "compare": "interpret.comparison",
     "compare_evaluations": "evaluate.comparing",
+    "describe_basis": "interpret",
+    "describe_skills": "interpret.skills",
     "direction_vector": "steer",
     "extract": "activations",
     "fine_tune": "train",
     "fit_pca": "basis",
+    "fit_sae": "basis",
     "gradient_vector": "steer.gradients",
     "load_corpus": "corpus",
     "load_model": "lm",
     "load_task": "evaluate",
+    "locate": "interpret.locate",
     "mean_difference": "steer.contrasts",
+    "measure_stability": "basis",
     "random_vector": "steer",
     "repair": "activations",
     "score": "basis",
@@ -63,6 +74,7 @@ __all__ = [
     "LiveActivations",
     "PcaSettings",
     "RayReader",
+    "SaeSettings",
     "SamplingSettings",
     "Scores",
     "SelectionSettings",
@@ -70,17 +82,23 @@ __all__ = [
     "SteeringVector",
     "TrainingSettings",
     "combined_vector",
+    "compare",
     "compare_evaluations",
+    "describe_basis",
+    "describe_skills",
     "direction_vector",
     "evaluate",
     "extract",
     "fine_tune",
     "fit_pca",
+    "fit_sae",
     "gradient_vector",
     "load_corpus",
     "load_model",
     "load_task",
+    "locate",
     "mean_difference",
+    "measure_stability",
     "random_vector",
     "repair",
     "score",

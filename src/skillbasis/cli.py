@@ -10,7 +10,21 @@ import warnings
 
 import typer
 
-from .commands import evaluating, planning, probing, reading, runs, selecting, steering, sweeping, training, world
+from .commands import (
+    comparing,
+    evaluating,
+    interpreting,
+    locating,
+    planning,
+    probing,
+    reading,
+    runs,
+    selecting,
+    steering,
+    sweeping,
+    training,
+    world,
+)
 from .errors import SkillbasisError
 
 app = typer.Typer(
@@ -29,7 +43,11 @@ for command in (
     reading.discover,
     reading.score,
     reading.likelihood,
-    reading.interpret,
+    interpreting.interpret,
+    locating.locate,
+    locating.skills,
+    comparing.compare,
+    comparing.stability,
     selecting.select,
     selecting.overlap,
     training.train,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _FULL_HASH_ELEMENTS = 1 << 20  # larger tensors are hashed on a strided sample of about this many values / 16
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+THIRDS = ("early", "middle", "late")
+"""Names of the thirds of a model's blocks."""
+NAMED_LAYERS = ("inner", "all", *THIRDS)
 
 
 @dataclass(frozen=True)
@@ -270,7 +273,10 @@ def tokenizer_fingerprint_of(tokenizer: Any) -> str:
 
 
 def parse_layers(layers: str, n_blocks: int) -> list[int]:
-    """Reads a choice of blocks: `inner` (all but first and last), `all`, or a list such as `2,5,8-11`.
+    """Reads a choice of blocks: `inner` (all but first and last), `all`, a third, or a list such as `2,5,8-11`.
+
+    The thirds are `early`, `middle` and `late`; where the number of blocks is no multiple of three, the earlier ones
+    are larger by one.
 
     Returns: sorted 0-based block ids.
     Raises: UsageError: not a choice, or blocks the model does not have.
@@ -279,11 +285,19 @@ def parse_layers(layers: str, n_blocks: int) -> list[int]:
         return list(range(n_blocks))
     if layers == "inner":
         return list(range(1, n_blocks - 1)) if n_blocks > 2 else list(range(n_blocks))
+    if layers in THIRDS:
+        if n_blocks < len(THIRDS):
+            raise UsageError(f"--layers {layers} needs {len(THIRDS)} blocks or more, but the model has {n_blocks}")
+        size, rest = divmod(n_blocks, len(THIRDS))
+        third = THIRDS.index(layers)
+        start = third * size + min(third, rest)
+        return list(range(start, start + size + (third < rest)))
     chosen: set[int] = set()
     for part in layers.split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()) or int(high or low) < int(low):
-            raise UsageError(f"--layers {layers!r} is neither 'inner', 'all' nor a list of block ids such as 2,5,8-11")
+            names = ", ".join(NAMED_LAYERS)
+            raise UsageError(f"--layers {layers!r} is neither one of {names} nor a list of block ids such as 2,5,8-11")
         if int(high or low) >= n_blocks:
             raise UsageError(f"--layers names block {int(high or low)}, but the model has blocks 0 to {n_blocks - 1}")
         chosen.update(range(int(low), int(high or low) + 1))

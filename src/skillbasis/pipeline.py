@@ -1,29 +1,29 @@
 """Run a recipe: each stage an artifact in the run directory, made once, and again only when what it depends on changes.
 
 corpus -> activations -> basis -> scores -> interpret
+                            |-> sensitivity
                             |-> probe -> study -> report
                             |-> steer
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from .activations import ExtractionSettings, extract
-from .artifact import MANIFEST, building, fingerprint, is_current, lock, remove_tree
-from .basis import PcaSettings, Scores, SkillBasis, fit_pca, score
+from .artifact import MANIFEST, fingerprint, lock
+from .basis import SkillBasis
 from .contest import NATIVE
-from .corpus import Corpus
+from .corpus import Corpus, load_corpus
 from .errors import UsageError
-from .interpret import describe_basis, write_description
 from .lm import LanguageModel, load_model, parse_layers
+from .reading_stages import read, sensitivity
 from .recipe import Recipe, SteerBlock, StudyBlock
 from .recipe_settings import (
     all_arms,
     arms_of,
+    basis_settings,
     has_contest,
     probe_settings,
     recipe_corpus,
@@ -65,7 +65,8 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
         corpus = run.do("corpus", lambda _: _corpus(recipe, out))
         if corpus.n_rejected:
             run.warnings.append(f"{corpus.n_rejected} rows of the corpus could not be read; see rejected.jsonl")
-        basis, scores, corpus = _read(run, recipe, lm, corpus)
+        basis, scores, corpus = read(run, recipe, lm, corpus)
+        sensitivity(run, recipe, lm, corpus)
         pool = _clean(run, recipe, corpus)
         evidence, lacking = gathered(run, recipe, lm, pool, basis)
         candidates = Candidates.of(pool, scores, settings=selection_settings(recipe), **evidence)
@@ -84,6 +85,14 @@ def _check(recipe: Recipe, lm: LanguageModel) -> None:
         if unread:
             raise UsageError(f"{name}.blocks names block {unread[0]}, but the basis will have {read}")
     training_settings(recipe.training)
+    basis_settings(recipe)
+    if recipe.sensitivity is not None:
+        if recipe.basis.method != "pca":
+            raise UsageError(f"sensitivity is about principal directions, and basis.method is {recipe.basis.method}")
+        for layers in recipe.sensitivity.layers:
+            parse_layers(layers, len(lm.blocks))
+        for source in recipe.sensitivity.corpora:
+            load_corpus(source, limit=1)
     if recipe.probe is not None:
         probe_settings(recipe.probe, recipe.seed)
     tasks = [block.task for block in (recipe.probe, recipe.steer) if block is not None]
@@ -173,61 +182,6 @@ def _corpus(recipe: Recipe, out: Path) -> Corpus:
         if wanted > len(corpus):
             raise UsageError(f"{name} is {wanted}, above the pool of {len(corpus)} rows; choose a smaller one")
     return corpus
-
-
-def _read(run: Run, recipe: Recipe, lm: LanguageModel, corpus: Corpus) -> tuple[SkillBasis, Scores, Corpus]:
-    """Activations, basis, scores and their description; the corpus without the rows that gave no activations."""
-    settings = ExtractionSettings(**recipe.activations.model_dump())
-    out = run.out
-    store = run.do(
-        "activations",
-        lambda tick: extract(
-            corpus,
-            lm,
-            out / "activations",
-            settings,
-            on_bad_row=recipe.corpus.on_bad_row,
-            overwrite=True,  # a changed recipe redoes what depends on the change
-            on_progress=lambda rows, n, tokens: tick(rows, n, f"{tokens:,} tokens"),
-        ),
-        out / "activations",
-    )
-    if store.manifest["n_skipped"]:
-        run.warnings.append(f"{store.manifest['n_skipped']} rows gave no activations; see activations/skipped.jsonl")
-        corpus = corpus.without({row["id"] for row in store.skipped()})
-    if store.manifest["n_truncated"]:
-        run.warnings.append(f"{store.manifest['n_truncated']} of {len(store)} rows were cut at {settings.max_length}")
-    pca = PcaSettings(seed=recipe.seed, **recipe.basis.model_dump())
-    made_from = {"activations": store.manifest["inputs_fingerprint"], "basis": recipe.basis.model_dump()}
-    made_from |= {"seed": recipe.seed, "interpret": recipe.interpret.model_dump()}
-
-    def find(_tick: Callable[[int, int, str], None]) -> None:
-        basis = fit_pca(store, pca)
-        remove_tree(out / "interpret")  # it vouches for the basis that is now replaced
-        basis.save(out / "basis")
-        scores = score(store, basis)
-        scores.save(out / "scores.parquet")
-
-    def interpret(_tick: Callable[[int, int, str], None]) -> None:
-        basis, scores = SkillBasis.load(out / "basis"), Scores.load(out / "scores.parquet")
-        with building(out / "interpret", "description", made_from, {}) as work:
-            description = describe_basis(
-                scores,
-                basis.mean_scores,
-                basis.explained_variance,
-                basis.config["total_variance"],
-                corpus,
-                by=recipe.interpret.by,
-                n_examples=recipe.interpret.n_examples,
-                seed=recipe.seed,
-            )
-            write_description(work, description)
-
-    # The description is made last, so it also vouches for the basis and the scores.
-    current = is_current(out / "interpret", "description", made_from)
-    run.do("basis", (lambda _: None) if current else find, out / "interpret")
-    run.do("interpret", (lambda _: None) if current else interpret, out / "interpret")
-    return SkillBasis.load(out / "basis"), Scores.load(out / "scores.parquet"), corpus
 
 
 def _clean(run: Run, recipe: Recipe, corpus: Corpus) -> Corpus:

@@ -39,11 +39,17 @@ class ActivationsBlock(_Block):
 
 
 class BasisBlock(_Block):
-    """How directions are found."""
+    """How directions are found: `PcaSettings` or `SaeSettings`."""
 
+    method: Literal["pca", "sae"] = "pca"
     k: int = Field(10, ge=1)
     normalize_blocks: bool = False
     tol_degrees: float = Field(0.1, gt=0)
+    """Of `pca`."""
+    dictionary_size: int = Field(128, ge=2)
+    """Of `sae`, as are the next two."""
+    active: int = Field(4, ge=1)
+    steps: int = Field(4000, ge=1)
 
 
 class TrainingBlock(_Block):
@@ -68,11 +74,54 @@ class SamplingBlock(_Block):
     top_p: float = Field(1.0, gt=0, le=1)
 
 
+class StabilityBlock(_Block):
+    """Whether other rows would give the same directions; see `StabilitySettings`."""
+
+    n_repeats: int = Field(2, ge=1)
+    n_bootstrap: int = Field(200, ge=0)
+    threshold: float = Field(0.9, gt=0, lt=1)
+
+
+class SensitivityBlock(_Block):
+    """How much the directions depend on how they are found: other values, one at a time; see `basis/sensitivity.py`."""
+
+    rows: int = Field(2000, ge=20)
+    """Drawn at random; all bases are found on so many and compared by the scores of the same ones."""
+    layers: list[str] = ["early", "middle", "late"]
+    pooling: list[Literal["mean", "last", "max", "weighted"]] = ["mean", "last", "max"]
+    span: list[Literal["all", "prompt", "response"]] = ["all", "prompt", "response"]
+    k: list[Annotated[int, Field(ge=1)]] = [8, 10, 16, 32]
+    seeds: list[NonNegativeInt] = [1, 2]
+    """Of other rows of the corpus."""
+    corpora: list[str] = []
+    """Other corpora, each a file, a folder, a hub id, or `embedded`."""
+    n_permutations: int = Field(200, ge=1)
+
+
+class JudgeBlock(_Block):
+    """An OpenAI-compatible endpoint that names the directions, each name tested; see `interpret/labelling.py`."""
+
+    url: str
+    model: str
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    held_out: int = Field(10, ge=0)
+    """Examples of each end that a label is tested on."""
+    characters: int = Field(1200, ge=1)
+    """Of each text that is shown."""
+    concurrency: int = Field(8, ge=1)
+    timeout: float = Field(120.0, gt=0)
+    """Seconds for one answer."""
+    max_tokens: int = Field(1024, ge=1)
+
+
 class InterpretBlock(_Block):
     """How directions are described."""
 
     by: Literal["cosine", "projection", "raw_cosine"] = "cosine"
     n_examples: int = Field(10, ge=1)
+    judge: JudgeBlock | None = None
+    """Null: no labels, and no text leaves the machine."""
 
 
 class SelectionBlock(_Block):
@@ -250,6 +299,9 @@ class Recipe(_Block):
     """Folder of local benchmarks; None reads named ones from the hub."""
     activations: ActivationsBlock = ActivationsBlock()
     basis: BasisBlock = BasisBlock()
+    stability: StabilityBlock | None = StabilityBlock()
+    """Measured with the basis and kept in it; null leaves it out."""
+    sensitivity: SensitivityBlock | None = None
     interpret: InterpretBlock = InterpretBlock()
     selection: SelectionBlock = SelectionBlock()
     training: TrainingBlock = TrainingBlock()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .activations import ExtractionSettings
+from .basis import PcaSettings, SaeSettings
 from .cells import CellSettings
 from .contest import NATIVE, ContestSettings, default_arms
 from .corpus import Corpus, load_corpus
@@ -41,6 +43,15 @@ def training_settings(block: TrainingBlock) -> TrainingSettings:
     changes = {key: value for key, value in block.model_dump().items() if value is not None}
     del changes["preset"], changes["trainer"]
     return replace(preset(block.preset), **changes)
+
+
+def basis_settings(recipe: Recipe) -> PcaSettings | SaeSettings:
+    """How the recipe finds directions. Raises: UsageError: settings that cannot be meant."""
+    block = recipe.basis
+    both: dict[str, Any] = {"k": block.k, "seed": recipe.seed, "normalize_blocks": block.normalize_blocks}
+    if block.method == "pca":
+        return PcaSettings(tol_degrees=block.tol_degrees, **both)
+    return SaeSettings(dictionary_size=block.dictionary_size, active=block.active, steps=block.steps, **both)
 
 
 def sampling_settings(block: SamplingBlock, seed: int) -> SamplingSettings:

@@ -18,7 +18,8 @@ class ExtractionSettings:
     """How texts become vectors; all of it is recorded, and a basis remembers it."""
 
     layers: str = "inner"
-    """`inner` (all blocks but the first and the last, the paper's choice), `all`, or a list such as `2,5,8-11`."""
+    """`inner` (all blocks but the first and the last, the paper's choice), `all`, a third of them (`early`, `middle`,
+    `late`), or a list such as `2,5,8-11`."""
     pooling: Pooling = "mean"
     """How the tokens of the span become one vector: their `mean` (the paper's choice), the `last` one's, the `max` of
     each number, or `weighted`: a mean in which the t-th token of the span weighs in proportion to t (as in RDS+)."""

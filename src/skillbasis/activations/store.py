@@ -78,10 +78,12 @@ class ActivationStore:
 
     @cached_property
     def ids(self) -> list[str]:
-        import pyarrow.parquet as pq
+        return self._rows("id").to_pylist()  # type: ignore[no-any-return]
 
-        self._check(ROWS, self.manifest["rows_checksum"])
-        return pq.read_table(self.path / ROWS, columns=["id"])["id"].to_pylist()  # type: ignore[no-any-return]
+    @cached_property
+    def token_counts(self) -> np.ndarray:
+        """(n,) int64, tokens of each row as the model read it, in the order of `ids`."""
+        return self._rows("tokens").to_numpy()  # type: ignore[no-any-return]
 
     def shard_ids(self, index: int) -> list[str]:
         """Ids of the rows of a shard."""
@@ -135,6 +137,12 @@ class ActivationStore:
             for name, expected_sum in expected.items()
             if not (self.path / name).exists() or checksum(self.path / name) != expected_sum
         ]
+
+    def _rows(self, column: str) -> Any:
+        import pyarrow.parquet as pq
+
+        self._check(ROWS, self.manifest["rows_checksum"])
+        return pq.read_table(self.path / ROWS, columns=[column])[column]
 
     def _check(self, name: str, expected: str) -> None:
         if name in self._whole:

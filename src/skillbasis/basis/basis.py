@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from ..errors import ArtifactError, UsageError
 from ..lm import LanguageModel
 
 KIND = "basis"
+STABILITY = "stability"
+"""Key of the configuration."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class SkillBasis:
     """K directions over the concatenated outputs of some decoder blocks of one model."""
 
     directions: np.ndarray
-    """(K, blocks, hidden) float32, unit norm over blocks x hidden, largest-magnitude coordinate positive."""
+    """(K, blocks, hidden) float32, unit norm over blocks x hidden; of principal directions the largest-magnitude
+    coordinate is positive, one of a sparse autoencoder points to where its latent is active."""
     mean: np.ndarray
     """(blocks, hidden) float32, mean activation of the corpus the basis was found on."""
     explained_variance: np.ndarray
@@ -29,7 +32,11 @@ class SkillBasis:
     score_std: np.ndarray
     """(K,) float64, standard deviation of the scores over that corpus."""
     config: dict[str, Any]
-    """Model identity, block ids, pooling, span, corpus fingerprint, method and its settings and residuals."""
+    """Model identity, block ids, pooling, span, corpus fingerprint, method and its settings and residuals; and under
+    `stability`, once measured, what `Stability.to_json` says."""
+    score_covariance: np.ndarray | None = None
+    """(K, K) float64, covariance of the scores over that corpus; None where they are uncorrelated, as those of
+    principal directions are."""
 
     @property
     def n_components(self) -> int:
@@ -47,9 +54,54 @@ class SkillBasis:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the basis by its numbers, to the last bit, and its model."""
-        arrays = (self.directions, self.mean, self.explained_variance, self.score_std)
-        return fingerprint([self.config, *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays)])
+        """Identifies the basis by its numbers, to the last bit, and its model; what is measured later changes nothing.
+
+        Tables of scores name their basis by it, so they stay valid when its stability is recorded.
+        """
+        arrays = [self.directions, self.mean, self.explained_variance, self.score_std]
+        arrays += [] if self.score_covariance is None else [self.score_covariance]
+        config = {key: value for key, value in self.config.items() if key != STABILITY}
+        return fingerprint([config, *(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays)])
+
+    @property
+    def block_scale(self) -> np.ndarray | None:
+        """(blocks * hidden,) float64, the deviation of each block that its activations were divided by before the PCA.
+
+        None where they were not divided (`normalize_blocks`).
+        """
+        if self.config.get("method") != "pca" or not self.config["settings"]["normalize_blocks"]:
+            return None
+        return np.repeat(np.asarray(self.config["block_rms"], dtype=np.float64), self.config["hidden_size"])
+
+    @property
+    def frame(self) -> np.ndarray:
+        """(K, blocks * hidden) float64 unit rows: the directions in the units they were found in.
+
+        These are the directions themselves, but for `normalize_blocks`: there a score is (x / s)·(s v) for block
+        deviations s, and it is the vectors s v that are orthogonal and that angles are measured between.
+        """
+        flat = self.directions.reshape(self.n_components, -1).astype(np.float64)
+        scaled = flat if self.block_scale is None else flat * self.block_scale
+        return scaled / np.linalg.norm(scaled, axis=1, keepdims=True)  # type: ignore[no-any-return]
+
+    @property
+    def stability(self) -> dict[str, Any] | None:
+        """What was measured of its stability, as `Stability.to_json` wrote it; None where it was not measured.
+
+        A record that was measured on other directions than these does not count.
+        """
+        record: dict[str, Any] | None = self.config.get(STABILITY)
+        return record if record is not None and record["basis"] == self.fingerprint else None
+
+    @property
+    def unstable(self) -> tuple[int, ...]:
+        """Directions found to be unstable; none where the stability was not measured (`stability` is None)."""
+        record = self.stability
+        return tuple(entry["direction"] for entry in record["directions"] if entry["unstable"]) if record else ()
+
+    def with_stability(self, record: dict[str, Any]) -> SkillBasis:
+        """The same basis with a record of its stability (`Stability.to_json`)."""
+        return replace(self, config=self.config | {STABILITY: record})
 
     def transform(self, activations: np.ndarray) -> np.ndarray:
         """Scores of activations.
@@ -60,6 +112,11 @@ class SkillBasis:
         """
         flat = activations.reshape(len(activations), -1) - self.mean.reshape(-1)
         return (flat @ self.directions.reshape(self.n_components, -1).T).astype(np.float64)  # type: ignore[no-any-return]
+
+    def combined_std(self, weights: np.ndarray) -> float:
+        """Standard deviation of the weighted sum of the scores. Args: weights: (K,)."""
+        covariance = np.diag(self.explained_variance) if self.score_covariance is None else self.score_covariance
+        return float(np.sqrt(max(weights @ covariance @ weights, 0.0)))
 
     def check_model(self, lm: LanguageModel) -> None:
         """Refuses a model the basis was not found on.
@@ -107,14 +164,18 @@ class SkillBasis:
                 "score_std": self.score_std.astype(np.float64),
                 "mean_scores": self.mean_scores,
             }
+            if self.score_covariance is not None:
+                tensors["score_covariance"] = self.score_covariance.astype(np.float64)
             write_tensors(work / "basis.safetensors", tensors)
             write_json(work / "config.json", self.config)
             write_text(work / "README.md", self._card())
 
     def _card(self) -> str:
         config, shares = self.config, self.config["explained_variance_ratio"]
+        stability = self._stability_cells()
+        head = "| direction | variance | share |" + (" stability |" if stability else "")
         rows = "\n".join(
-            f"| {i} | {variance:.4g} | {share:.2%} |"
+            f"| {i} | {variance:.4g} | {share:.2%} |" + (f" {stability[i]} |" if stability else "")
             for i, (variance, share) in enumerate(zip(self.explained_variance, shares, strict=True))
         )
         return (
@@ -122,9 +183,49 @@ class SkillBasis:
             f"{self.n_components} unit directions in the outputs of decoder blocks {config['block_ids']} "
             f"(hidden size {config['hidden_size']}), pooled by {config['pooling']} over the tokens of "
             f"`{config['span']}`, found by {config['method']} on {config['rows']} rows of {config['corpus']}.\n\n"
-            f"| direction | variance | share |\n|---|---|---|\n{rows}\n\n"
+            f"{head}\n{'|---' * (head.count('|') - 1)}|\n{rows}\n\n{self._overlap_words()}{self._stability_words()}"
             "Load it with `skillbasis.SkillBasis.load(path)`; it is valid for this model only "
             f"(weights fingerprint `{config['weights_fingerprint']}`).\n"
+        )
+
+    def _overlap_words(self) -> str:
+        config = self.config
+        if config.get("orthogonal", True):
+            return ""
+        words = "The directions are not orthogonal: their shares overlap and do not add up."
+        if config["method"] == "sae":
+            held, dictionary = config["held_out"], config["dictionary"]
+            words += (
+                f" They are the most important of {dictionary['size']} latents of a TopK sparse autoencoder "
+                f"({dictionary['dead']} dead), which explains {held['explained_variance']:.1%} of the variance of "
+                f"{held['rows']} held-out rows with at most {config['settings']['active']} latents a row; those kept "
+                f"span {config['span_variance_ratio']:.1%} of the variance of all rows. A direction points to where "
+                "its latent is active; its sign was not turned."
+            )
+        return f"{words}\n\n"
+
+    def _stability_cells(self) -> list[str]:
+        """A cell of the model card per direction; none where the stability was not measured."""
+        entries = self.stability["directions"] if self.stability else []
+        cells = []
+        for entry in entries:
+            cosine = entry["cosine"] or entry["half_cosine"]
+            mark = ", unstable" if entry["unstable"] else ""
+            cells.append(f"{cosine['median']:.3f} [{cosine['low']:.3f}, {cosine['high']:.3f}]{mark}")
+        return cells
+
+    def _stability_words(self) -> str:
+        record = self.stability
+        if record is None:
+            return ""
+        how = (
+            f"{record['n_bootstrap']} bootstrap resamples of the rows (95 % percentile interval)"
+            if record["n_bootstrap"]
+            else f"{2 * record['n_repeats']} halves of the rows (range)"
+        )
+        return (
+            f"Stability: median absolute cosine of the direction with its match in {how}; "
+            f"unstable where the lower end is below {record['threshold']:g}.\n\n"
         )
 
     @classmethod
@@ -154,6 +255,7 @@ class SkillBasis:
             explained_variance=tensors["explained_variance"],
             score_std=tensors["score_std"],
             config=read_json(path / "config.json"),
+            score_covariance=tensors.get("score_covariance"),
         )
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:

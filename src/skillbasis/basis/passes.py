@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,11 +64,11 @@ def run_passes(
     """
     n_passes, n_shards = 0, 0
     sums: RowSums | None = None
-    if checkpoint is not None and (saved := _load(checkpoint, inputs_fingerprint)) is not None:
+    kept = Checkpoint(checkpoint, inputs_fingerprint)
+    if (saved := kept.load()) is not None:
         n_passes, n_shards = saved["passes"].item(), saved["shards"].item()
         solver.restore(strip_prefix(saved, "solver."))
         sums = solver.sums_type.from_tensors(strip_prefix(saved, "sums."))
-    next_save = time.monotonic() + _SAVE_EVERY_S
     while not solver.done:
         if on_pass is not None:
             on_pass(n_passes + 1)
@@ -77,33 +78,57 @@ def run_passes(
             if sums is None:
                 sums = solver.begin(part)
             sums.add(part)
-            if checkpoint is not None and time.monotonic() >= next_save:
-                started = time.monotonic()
-                counts = {"passes": np.array(n_passes), "shards": np.array(n_shards)}
-                state = {f"solver.{name}": tensor for name, tensor in solver.tensors().items()}
-                state |= {f"sums.{name}": tensor for name, tensor in sums.tensors().items()}
-                write_tensors(checkpoint, {"fingerprint": _as_tensor(inputs_fingerprint)} | counts | state)
-                now = time.monotonic()
-                next_save = now + max(_SAVE_EVERY_S, (now - started) / _SAVE_SHARE)
+            kept.save_if_due(partial(_state, n_passes, n_shards, solver, sums))
         if sums is None:
             raise SkillbasisError("there are no activations: every row was left out or the corpus is empty")
         solver.take(sums)
         n_passes, n_shards, sums = n_passes + 1, 0, None
 
 
-def _load(path: Path, inputs_fingerprint: str) -> Tensors | None:
-    """The tensors of a checkpoint; None where there is none, it is damaged, or it is of something else."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _state(n_passes: int, n_shards: int, solver: Solver, sums: RowSums) -> Tensors:
+    counts = {"passes": np.array(n_passes), "shards": np.array(n_shards)}
+    state = {f"solver.{name}": tensor for name, tensor in solver.tensors().items()}
+    return counts | state | {f"sums.{name}": tensor for name, tensor in sums.tensors().items()}
 
-    if not path.exists():
-        return None
-    try:
-        tensors = load_file(path)
-    except SafetensorError:
-        return None  # it can be made again: the passes begin anew and overwrite it
-    of_this = np.array_equal(tensors.pop("fingerprint", np.empty(0)), _as_tensor(inputs_fingerprint))
-    return tensors if of_this else None
+
+class Checkpoint:
+    """A file that the state of long work is saved to now and then, or nothing where there is no path.
+
+    Args:
+        inputs_fingerprint: of all that the result depends on; a file with another one is ignored, and replaced.
+    """
+
+    def __init__(self, path: Path | None, inputs_fingerprint: str) -> None:
+        self._path, self._inputs = path, inputs_fingerprint
+        self._next_save = time.monotonic() + _SAVE_EVERY_S
+
+    def load(self) -> Tensors | None:
+        """What was saved; None where there is none, it is damaged, or it is of something else."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            tensors = load_file(self._path)
+        except SafetensorError:
+            return None  # it can be made again: the work begins anew and overwrites it
+        of_this = np.array_equal(tensors.pop("fingerprint", np.empty(0)), _as_tensor(self._inputs))
+        return tensors if of_this else None
+
+    def save_if_due(self, state: Callable[[], Tensors]) -> None:
+        """Saves the state if the last time is half a minute ago, and long enough for saving to take 5 % of the time."""
+        if self._path is not None and time.monotonic() >= self._next_save:
+            self.save(state())
+
+    def save(self, state: Tensors) -> None:
+        """Saves the state now."""
+        if self._path is None:
+            return
+        started = time.monotonic()
+        write_tensors(self._path, {"fingerprint": _as_tensor(self._inputs)} | state)
+        now = time.monotonic()
+        self._next_save = now + max(_SAVE_EVERY_S, (now - started) / _SAVE_SHARE)
 
 
 def strip_prefix(tensors: Tensors, prefix: str) -> Tensors:

@@ -17,25 +17,20 @@ from ..artifact import fingerprint
 from ..errors import SkillbasisError, UsageError, nearest
 from .basis import SkillBasis, fix_signs
 from .krylov import KrylovSpace
+from .moments import Moments, near_mean, reading_of
 from .passes import Tensors, run_passes, strip_prefix
 from .sums import CovarianceSums, PassSums
 
 MAX_EXACT_FEATURES = 2048  # covariance of 32 MiB in float64, n d^2 work: exact is also the fastest here
 _MAX_PASSES = 30
-_NO_VARIATION = 1e-6  # of the root-mean-square value: what is left then is float32 rounding
 _NO_VARIANCE = 1e-10  # of the largest variance, along a direction: the same for variances, with room
 _DOUBTFUL = 1e-6  # of the largest variance: sums in float32 may make up as much as a hundredth of this
 _SPARE = 10  # vectors beyond k in a Krylov block
 _N_RANDOM = 4  # of them, wholly random ones where the others are directions of a sample
 _SAMPLE_ROWS = 512
-_SHIFT_ROWS = 1024
 
 Method = Literal["auto", "exact", "krylov"]
 METHODS: tuple[str, ...] = get_args(Method)
-
-_IDENTITY = ("model", "model_type", "weights_fingerprint", "tokenizer_fingerprint", "template_fingerprint")
-_READING = ("hidden_size", "n_blocks", "block_ids", "pooling", "span", "max_length", "dtype", "corpus")
-_CONFIG_KEYS = (*_IDENTITY, *_READING, "corpus_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,7 @@ def fit_pca(
     lengths = np.linalg.norm(directions, axis=1)
     directions = fix_signs(directions / lengths[:, None])
     score_variance = solver.values / lengths**2
-    config: dict[str, Any] = {key: source.manifest[key] for key in _CONFIG_KEYS}
+    config: dict[str, Any] = reading_of(source)
     config |= {
         "rows": moments.n_rows,
         "method": "pca",
@@ -135,49 +130,10 @@ def fit_pca(
     )
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """What the first pass measures of the rows."""
-
-    n_rows: int
-    mean: np.ndarray
-    """(d,) float64."""
-    block_rms: np.ndarray
-    """(blocks,) float64, root-mean-square deviation of each block."""
-    scale: np.ndarray
-    """(d,) float64 that the activations are divided by: 1, or each block's root-mean-square deviation."""
-
-    @property
-    def total_variance(self) -> float:
-        per_block = len(self.mean) // len(self.block_rms)
-        return float((self.block_rms**2).sum() * per_block * self.n_rows / (self.n_rows - 1))
-
-    @classmethod
-    def of(cls, sums: PassSums | CovarianceSums, source: ActivationSource, settings: PcaSettings) -> _Moments:
-        """Raises: UsageError: too few rows. SkillbasisError: rows that do not vary, or are not finite."""
-        _check_rows(settings.k, sums.n_rows)
-        mean, blocks = sums.mean, source.block_ids
-        block_rms = np.sqrt(sums.variance.reshape(len(blocks), -1).mean(axis=1))
-        if not np.isfinite(block_rms).all():
-            raise SkillbasisError(
-                "the activations are not finite everywhere; extract them again with --on-bad-row skip"
-            )
-        mean_rms = np.sqrt(np.square(mean).reshape(len(blocks), -1).mean(axis=1))  # (blocks,)
-        if (block_rms**2).sum() <= _NO_VARIATION**2 * (mean_rms**2).sum():
-            raise SkillbasisError("the activations do not vary over the rows: every text reads the same to the model")
-        still = np.flatnonzero(block_rms <= _NO_VARIATION * mean_rms)
-        if settings.normalize_blocks and len(still):
-            raise SkillbasisError(f"block {blocks[still[0]]} does not vary over the rows; leave it out with --layers")
-        scale = np.repeat(block_rms if settings.normalize_blocks else np.ones_like(block_rms), source.hidden_size)
-        return cls(sums.n_rows, mean, block_rms, scale)
-
-    def tensors(self) -> Tensors:
-        return {name: np.asarray(value) for name, value in vars(self).items()}
-
-    @classmethod
-    def from_tensors(cls, tensors: Tensors) -> _Moments:
-        arrays: dict[str, Any] = {name: tensor.copy() for name, tensor in tensors.items()}
-        return cls(**arrays | {"n_rows": tensors["n_rows"].item()})
+def _moments(sums: PassSums | CovarianceSums, source: ActivationSource, settings: PcaSettings) -> Moments:
+    """Raises: UsageError: too few rows. SkillbasisError: rows that do not vary, or are not finite."""
+    _check_rows(settings.k, sums.n_rows)
+    return Moments.of(sums, source, normalize_blocks=settings.normalize_blocks)
 
 
 def _check_rows(k: int, n_rows: int) -> None:
@@ -192,11 +148,6 @@ def _check_rank(variances: np.ndarray) -> None:
         raise UsageError(f"k = {k} is more than the {rank} directions along which the activations vary; choose {rank}")
 
 
-def _shift(rows: np.ndarray) -> np.ndarray:
-    """(d,): a value near the mean, from the first rows of a pass."""
-    return rows[:_SHIFT_ROWS].mean(axis=0, dtype=np.float64)  # type: ignore[no-any-return]
-
-
 class _Exact:
     """Top k eigenpairs of the whole covariance, gathered in float64 in one pass."""
 
@@ -204,7 +155,7 @@ class _Exact:
 
     def __init__(self, source: ActivationSource, settings: PcaSettings) -> None:
         self._source, self._settings = source, settings
-        self.moments: _Moments | None = None
+        self.moments: Moments | None = None
         self.values: np.ndarray = np.empty(0)
         self.vectors: np.ndarray = np.empty((0, source.n_features))
         self.report: dict[str, Any] = {"solver": "exact", "passes": 1, "residual": 0.0}
@@ -214,12 +165,12 @@ class _Exact:
         return self.moments is not None
 
     def begin(self, first: np.ndarray) -> CovarianceSums:
-        return CovarianceSums.empty(_shift(first))
+        return CovarianceSums.empty(near_mean(first))
 
     def take(self, sums: CovarianceSums) -> None:
         from scipy.linalg import eigh
 
-        self.moments = _Moments.of(sums, self._source, self._settings)
+        self.moments = _moments(sums, self._source, self._settings)
         d, scale = self._source.n_features, self.moments.scale
         covariance = sums.covariance / scale / scale[:, None]
         values, vectors = eigh(covariance, subset_by_index=[d - self._settings.k, d - 1], overwrite_a=True)
@@ -249,7 +200,7 @@ class _BlockKrylov:
         self._width = min(d, width)
         # Where passes are dear the random part is as wide as a wholly random block would be.
         self._n_random = min(self._width, k + _SPARE if source.live else _N_RANDOM)
-        self.moments: _Moments | None = None
+        self.moments: Moments | None = None
         self._space = KrylovSpace(k, d)
         self._next: np.ndarray | None = None
         """(b, d) what the next pass multiplies, in the scaled units."""
@@ -280,7 +231,7 @@ class _BlockKrylov:
 
     def begin(self, first: np.ndarray) -> PassSums:
         if self.moments is None:
-            return PassSums.empty(_shift(first), self._first_block(first), squares=True)
+            return PassSums.empty(near_mean(first), self._first_block(first), squares=True)
         assert self._next is not None
         return PassSums.empty(self.moments.mean, self._next / self.moments.scale)
 
@@ -312,7 +263,7 @@ class _BlockKrylov:
 
     def take(self, sums: PassSums) -> None:
         if self.moments is None:
-            self.moments = _Moments.of(sums, self._source, self._settings)
+            self.moments = _moments(sums, self._source, self._settings)
         if sums.n_rows != self.moments.n_rows:
             raise SkillbasisError(
                 f"the first pass gave {self.moments.n_rows} rows and a later one {sums.n_rows}; "
@@ -364,5 +315,5 @@ class _BlockKrylov:
             return
         self._n_passes = tensors["n_passes"].item()
         self._measuring, self._was_measured = bool(tensors["measuring"].item()), bool(tensors["was_measured"].item())
-        self.moments = _Moments.from_tensors(strip_prefix(tensors, "moments."))
+        self.moments = Moments.from_tensors(strip_prefix(tensors, "moments."))
         self._space = KrylovSpace.from_tensors(self._settings.k, strip_prefix(tensors, "space."))

@@ -26,7 +26,7 @@ ShuffleSeed = Annotated[
 ]
 First = Annotated[bool, typer.Option("--first", help="Take the first --limit rows instead of a random sample.")]
 Layers = Annotated[
-    str, typer.Option(help="'inner' (all blocks but first and last), 'all', or a list such as 2,5,8-11.")
+    str, typer.Option(help="'inner' (all blocks but first and last), 'all', 'early', 'middle', 'late', or 2,5,8-11.")
 ]
 Pooling = Annotated[str, typer.Option(help="mean, last, max, or weighted (later tokens weigh more), over the span.")]
 Span = Annotated[str, typer.Option(help="all, prompt or response.")]

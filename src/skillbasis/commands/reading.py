@@ -1,4 +1,4 @@
-"""From a corpus to directions and what they hold: extract, discover, score, likelihood, interpret."""
+"""From a corpus to directions and scores: extract, discover, score, likelihood."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 from .options import (
     AutoBatchTokens,
     Basis,
@@ -131,11 +131,30 @@ def _source(
 def discover(
     source: Annotated[str, typer.Argument(help="A directory of activations, or a corpus together with --model.")],
     out: Out,
-    k: Annotated[int, typer.Option("--k", help="Number of directions.")] = 10,
-    method: Annotated[str, typer.Option(help="pca.")] = "pca",
+    k: Annotated[int, typer.Option("--k", help="Directions in the basis; of sae, the most important latents.")] = 10,
+    method: Annotated[
+        str, typer.Option(help="pca: principal directions; sae: those of a TopK sparse autoencoder.")
+    ] = "pca",
     seed: Seed = 0,
-    tol: Annotated[float, typer.Option(help="Largest principal angle in degrees at which iteration stops.")] = 0.1,
+    tol: Annotated[
+        float | None,
+        typer.Option(help="pca: largest principal angle in degrees at which iteration stops; 0.1 if not given."),
+    ] = None,
     normalize_blocks: Annotated[bool, typer.Option(help="Give every block the same weight.")] = False,
+    dictionary_size: Annotated[
+        int | None, typer.Option(help="sae: latents that are learnt, of which --k are kept; 128 if not given.")
+    ] = None,
+    active: Annotated[
+        int | None, typer.Option(help="sae: latents that make up one row, at most; 4 if not given.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="sae: batches trained on; 4000 if not given.")] = None,
+    batch_rows: Annotated[
+        int | None, typer.Option("--batch-size", help="sae: rows of a batch; 256 if not given.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="sae: about the angle in radians a step turns a direction by; 0.03 if not given."),
+    ] = None,
     model: OptionalModel = None,
     layers: Layers = "inner",
     pooling: Pooling = "mean",
@@ -151,26 +170,72 @@ def discover(
     shuffle_seed: ShuffleSeed = None,
     first: First = False,
 ) -> None:
-    """Find the principal directions of activations; those of a corpus with --model are stored nowhere."""
+    """Find directions of activations, by PCA or a sparse autoencoder; with --model, a corpus is read and not stored."""
     from ..activations import ExtractionSettings
     from ..artifact import lock
-    from ..basis import PcaSettings, fit_pca
+    from ..basis import PcaSettings, SaeSettings, fit_pca
 
-    if method != "pca":
-        raise UsageError(f"unknown method {method!r}; allowed is pca")
-    pca = PcaSettings(k=k, seed=seed, tol_degrees=tol, normalize_blocks=normalize_blocks)
+    if method not in ("pca", "sae"):
+        raise UsageError(f"unknown method {method!r}{nearest(method, ['pca', 'sae'])}; allowed are pca, sae")
+    of_pca: dict[str, Any] = {"tol_degrees": tol}
+    of_sae: dict[str, Any] = {"dictionary_size": dictionary_size, "active": active, "steps": steps}
+    of_sae |= {"batch_size": batch_rows, "learning_rate": learning_rate}
+    own, other = (of_sae, of_pca) if method == "sae" else (of_pca, of_sae)
+    for name, value in other.items():
+        if value is not None:
+            option = "--" + name.replace("_", "-").removesuffix("-degrees")
+            raise UsageError(f"{option} says nothing to --method {method}; leave it out")
+    given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+    given |= {"k": k, "seed": seed, "normalize_blocks": normalize_blocks}
+    how = SaeSettings(**given) if method == "sae" else PcaSettings(**given)
     settings = ExtractionSettings(layers, pooling, span, max_length, batch_size(batch_tokens))  # type: ignore[arg-type]
     reading = {"dtype": dtype, "engine": engine, "workers": workers, "on_bad_row": on_bad_row}
     options = {"format": format, "limit": limit, "shuffle_seed": shuffle_seed, "first": first, "out": out}
     checkpoint = out.with_name(f".{out.name}.progress.safetensors")
     with lock(checkpoint), _source(source, model, settings, **reading, **options) as rows:  # type: ignore[arg-type]
-        basis = fit_pca(rows, pca, checkpoint=checkpoint if rows.live else None)
+        if isinstance(how, SaeSettings):
+            basis = _train_autoencoder(rows, how, checkpoint)
+        else:
+            basis = fit_pca(rows, how, checkpoint=checkpoint if rows.live else None)
     basis.save(out)
     checkpoint.unlink(missing_ok=True)
-    share = sum(basis.config["explained_variance_ratio"])
-    print(
-        f"{out}: {k} directions hold {share:.1%} of the variance "
-        f"({basis.config['solver']} solver, passes over the rows: {basis.config['passes']})"
+    print(f"{out}: {_found(basis)}")
+
+
+def _train_autoencoder(rows: Any, settings: Any, checkpoint: Path) -> Any:
+    """Trains with a progress bar, but where the reading of a live source shows one already."""
+    from ..basis import TrainingStep, fit_sae
+    from ..console import progress
+
+    if rows.live:
+        return fit_sae(rows, settings, checkpoint=checkpoint)
+    with progress("train") as tick:
+
+        def on_step(step: TrainingStep) -> None:
+            words = f"{step.unexplained:.1%} of the variance unexplained, {step.n_dead} dead latents"
+            tick(step.done, step.total, words)
+
+        return fit_sae(rows, settings, checkpoint=checkpoint, on_step=on_step)
+
+
+def _found(basis: Any) -> str:
+    """A sentence on what a basis explains."""
+    config = basis.config
+    if config["method"] == "sae":
+        held, dictionary, training = config["held_out"], config["dictionary"], config["training"]
+        return (
+            f"{basis.n_components} of {dictionary['alive']} live latents, spanning "
+            f"{config['span_variance_ratio']:.1%} of the variance ({dictionary['dead']} of {dictionary['size']} are "
+            f"dead); the autoencoder explains {held['explained_variance']:.1%} "
+            f"[{held['low']:.1%}, {held['high']:.1%}] of the variance of {held['rows']} held-out rows with "
+            f"{held['active_per_row']:.1f} latents a row, after {training['epochs']:.1f} epochs"
+        )
+    shares = config["explained_variance_ratio"]
+    hold = f"hold {sum(shares):.1%} of the variance"
+    if not config["orthogonal"]:
+        hold = f"hold {min(shares):.1%} to {max(shares):.1%} of the variance each and are not orthogonal"
+    return (
+        f"{basis.n_components} directions {hold} ({config['solver']} solver, passes over the rows: {config['passes']})"
     )
 
 
@@ -250,41 +315,3 @@ def likelihood(
         f", {len(table.ids) - len(measured)} rows without a response in reach" if len(measured) < len(table.ids) else ""
     )
     print(f"{out}: {len(table.ids)} rows{cut}, mean NLL {measured.mean():.3f} nats per token")
-
-
-def interpret(
-    basis: Basis,
-    scores: Annotated[Path, typer.Option("--scores", help="Score file.")],
-    corpus: Annotated[str, typer.Option("--corpus", help="The corpus that was scored.")],
-    out: Out,
-    by: Annotated[str, typer.Option(help="cosine, projection or raw_cosine.")] = "cosine",
-    n_examples: Annotated[int, typer.Option(min=1, help="Examples at each end of a direction.")] = 10,
-    seed: Seed = 0,
-    format: Format = None,
-    label_column: LabelColumn = None,
-    on_bad_row: OnBadRow = "stop",
-) -> None:
-    """Say what each direction holds: exemplars, keywords, attributes."""
-    from ..artifact import building
-    from ..basis import Scores, SkillBasis
-    from ..interpret import describe_basis, write_description
-
-    loaded, table = SkillBasis.load(basis), Scores.load(scores)
-    table.check_basis(loaded)
-    description = describe_basis(
-        table,
-        loaded.mean_scores,
-        loaded.explained_variance,
-        loaded.config["total_variance"],
-        read_corpus(corpus, format, label_column, on_bad_row, out=out),
-        by=by,  # type: ignore[arg-type]
-        n_examples=n_examples,
-        seed=seed,
-    )
-    inputs = {"basis": loaded.fingerprint, "by": by, "n_examples": n_examples, "seed": seed}
-    with building(out, "description", inputs, {}) as work:
-        write_description(work, description)
-    for entry in description["directions"]:
-        ends = [" ".join(word["word"] for word in entry["keywords"][end][:6]) for end in ("positive", "negative")]
-        print(f"d{entry['direction']}: + {ends[0]} | - {ends[1]}")
-    print(f"read {out / 'directions.md'}")

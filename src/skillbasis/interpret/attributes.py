@@ -134,12 +134,15 @@ def text_attributes(prompt: str, response: str, answer: str | None) -> dict[str,
     }
 
 
-def attribute_table(rows: Iterable[Mapping[str, Any]]) -> AttributeTable:
+def attribute_table(
+    rows: Iterable[Mapping[str, Any]], known: Mapping[str, NDArray[np.floating]] | None = None
+) -> AttributeTable:
     """Measures every example and takes over what the corpus says about it.
 
     Args:
         rows: examples with `id`, `prompt` (list of messages), `response`, `answer`, `labels` (list) and `extra`
             (a JSON object as text), read once.
+        known: attributes that were measured elsewhere, such as the number of tokens: (n,) by name.
     Returns: the measured attributes of `text_attributes`; every column of `extra` that is a number or a boolean (0/1)
         in all rows that have it; text columns of 2 to 20 different values one-hot; lists, objects and columns of mixed
         kinds are skipped; the 100 most frequent labels one-hot. A row without a value, or without any label, is NaN.
@@ -163,6 +166,7 @@ def attribute_table(rows: Iterable[Mapping[str, Any]]) -> AttributeTable:
     n = len(measured)
     by_name = zip(measured_names, np.array(measured, dtype=np.float64).T, strict=True)
     columns: dict[str, NDArray[np.float64]] = dict(by_name)
+    columns |= {name: np.asarray(values, dtype=np.float64) for name, values in (known or {}).items()}
     for column in sorted(extras):
         for name, cells in _numeric_columns(column, extras[column]):
             columns[_free_name(name, columns)] = _filled(cells, n)

@@ -25,6 +25,7 @@ ACTIVATIONS = "activations/manifest.json"
 BASIS = "basis/config.json"
 SCORES = "scores.parquet"
 DIRECTIONS = "interpret/directions.json"
+LABELLED = "labels/directions.json"
 PROBE = "probe/probe.json"
 STUDY = "study/summary.json"
 SWEEP = "steer/sweep.json"
@@ -56,7 +57,7 @@ def collect(run: Path) -> Report:
         activations=_read(run, ACTIVATIONS, ActivationFacts),
         basis=_read(run, BASIS, BasisFacts),
         scores=_sample_scores(run / SCORES, seed=facts.seed or 0) if SCORES in files else None,
-        interpretation=_read(run, DIRECTIONS, Interpretation),
+        interpretation=_read(run, LABELLED, Interpretation) or _read(run, DIRECTIONS, Interpretation),
         probe=_read(run, PROBE, Probe),
         study=collect_study(run),
         contests=tuple(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .figures import ALPHA, Difference, Measured
+from .figures import ALPHA, Difference, Interval, Measured
 from .study_records import Contest, Study
 from .sweep_records import Sweep
 
@@ -72,6 +72,8 @@ class BasisFacts:
     hidden_size: int | None = None
     method: str | None = None
     explained_variance: tuple[float | None, ...] = ()
+    orthogonal: bool = True
+    """Where not, the shares of the directions overlap."""
     explained_variance_ratio: tuple[float | None, ...] = ()
     """Fractions of the total variance, one per direction."""
 
@@ -141,10 +143,39 @@ class Attribute:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sorted:
+    """How many held-out examples a judge sorted rightly into the two ends of a direction by a label alone."""
+
+    accuracy: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+    @property
+    def share(self) -> Interval:
+        return Interval(mean=self.accuracy, low=self.low, high=self.high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label(Sorted):
+    """What a judge calls a direction, and what that name is worth."""
+
+    positive: tuple[str, ...] = ()
+    """Three words for the positive end, against three for the other."""
+    negative: tuple[str, ...] = ()
+    contrast: str = ""
+    shuffled: Sorted | None = None
+    """The same by the label of another direction, the control."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Direction:
     """What one direction means: its two ends in words, texts and attributes."""
 
     direction: int
+    unstable: bool | None = None
+    """Whether other rows of the corpus may well not give it; None where that was not measured."""
+    label: Label | None = None
     explained_variance: float | None = None
     variance_fraction: float | None = None
     positive: tuple[Exemplar, ...] = ()
@@ -259,3 +290,8 @@ class Report:
     """The artifacts read, relative to the directory."""
     unfinished: tuple[str, ...] = ()
     """Stages whose work directory was left behind by a run that did not end."""
+
+    def is_unstable(self, signed: str) -> bool:
+        """Whether a signed direction, such as `3+`, was found to be unstable."""
+        found = self.interpretation.directions if self.interpretation else ()
+        return any(entry.unstable and signed[:-1] == str(entry.direction) for entry in found)

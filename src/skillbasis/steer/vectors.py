@@ -22,6 +22,7 @@ Increments = Literal["accumulate", "exact"]
 SITE = "block_output"
 IDENTITY = ("model", "revision", "model_type", "weights_fingerprint", "hidden_size", "n_blocks")
 _FORMAT = "skillbasis.steering/1"
+_CANCELLED = 1e-6  # a sum of unit directions this short is rounding
 _MUST_AGREE = ("model_type", "hidden_size", "n_blocks", "weights_fingerprint")
 
 
@@ -232,8 +233,12 @@ def combined_vector(
         raise UsageError(f"the weights {dict(weights)} of a combination must be finite and not all zero")
     share = np.array(list(kept.values())) / np.linalg.norm(list(kept.values()))
     slices = np.tensordot(share, basis.directions[list(kept)].astype(np.float64), axes=1)
-    # Scores along orthogonal principal directions are uncorrelated over the corpus, so their variances add up.
-    std = float(np.linalg.norm(share * basis.score_std[list(kept)]))
+    length = np.linalg.norm(slices)  # 1 for orthogonal directions, up to rounding
+    if length < _CANCELLED:
+        raise UsageError(f"the weights {dict(weights)} make the directions cancel each other; give others")
+    whole = np.zeros(basis.n_components)
+    whole[list(kept)] = share
+    slices, std = slices / length, basis.combined_std(whole) / float(length)
     name = name or "".join(f"{'+' if w > 0 else '-'}{abs(w):g}*d{k}" for k, w in kept.items()).removeprefix("+")
     origin = {"kind": "direction", "basis": basis.fingerprint, "weights": {str(k): w for k, w in kept.items()}}
     return make_vector(

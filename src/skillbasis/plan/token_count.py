@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from .activations.pooling import tokenize_rows
-from .activations.settings import ReadingPlan
-from .corpus import Corpus
+from ..activations.pooling import tokenize_rows
+from ..activations.settings import ReadingPlan
+from ..corpus import Corpus
 
 if TYPE_CHECKING:
-    from .lm import LanguageModel
+    from ..lm import LanguageModel
 
 COUNTED_ROWS = 100_000
 """Up to so many rows all are counted; of a larger corpus, a random sample of this size."""

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .activations import ExtractionSettings
-from .activations.settings import ModelFacts, ReadingPlan
-from .basis.pca import MAX_EXACT_FEATURES
-from .corpus import Corpus
-from .errors import UsageError
-from .flops import (
+from ..activations import ExtractionSettings
+from ..activations.settings import ModelFacts, ReadingPlan
+from ..basis.pca import MAX_EXACT_FEATURES
+from ..corpus import Corpus
+from ..errors import UsageError
+from ..flops import (
     ADAM_BYTES,
     GPUS,
     DecoderCost,
@@ -28,12 +28,13 @@ from .flops import (
     reading_memory,
     training_memory,
 )
-from .lm import DTYPES
-from .recipe import BasisBlock, Recipe
-from .recipe_settings import all_arms, arms_of, probe_settings, recipe_corpus, training_settings
-from .study import StudySettings
+from ..lm import DTYPES
+from ..recipe import BasisBlock, Recipe
+from ..recipe_settings import all_arms, arms_of, probe_settings, recipe_corpus, training_settings
+from ..study import StudySettings
+from .doubts import doubts
 from .token_count import OnRows, TokenCount, count_tokens
-from .workload import Answers, FineTunes, Prompts, Reading, Work, doubts, extraction, recipe_work, tasks_of
+from .workload import Answers, FineTunes, Prompts, Reading, Work, extraction, recipe_work, tasks_of
 
 STREAMING_PASSES = 2
 """Readings of the corpus for the directions of many features, at least, where no activations are stored."""

@@ -14,21 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from .activations.settings import ReadingPlan
-from .corpus import Corpus, load_corpus, row_text
-from .recipe import Recipe, SamplingBlock
-from .recipe_settings import (
-    all_arms,
+from ..activations.settings import ReadingPlan
+from ..corpus import Corpus, load_corpus, row_text
+from ..recipe import Recipe, SamplingBlock
+from ..recipe_settings import (
     arms_of,
     contest_settings,
     has_contest,
     probe_settings,
     recipe_needs,
 )
-from .select import SignedDirection, parse_direction
-from .select.directions import quotas
-from .select.reread import ALONG_DIRECTIONS, FIRST
-from .selection_stages import ROUNDS, validation_task
+from ..select import SignedDirection, parse_direction
+from ..select.directions import quotas
+from ..select.reread import ALONG_DIRECTIONS, FIRST
+from ..selection_stages import ROUNDS, validation_task
 from .token_count import COUNTED_ROWS, TokenCount, count_tokens
 
 LIKELIHOOD_BATCH_TOKENS = 8192
@@ -177,10 +176,34 @@ def recipe_work(
         query: how pool and query set are read for their vectors.
     Raises: UsageError: an unknown task, or settings that cannot be meant. CorpusError: the query set cannot be read.
     """
-    work = [*_evidence(recipe, corpus, tokens, reading, query, prompts), *_probe(recipe, prompts)]
+    work = [*_sensitivity(recipe, tokens, reading)]
+    work += [*_evidence(recipe, corpus, tokens, reading, query, prompts), *_probe(recipe, prompts)]
     for number, budget in enumerate(recipe.study.budgets if recipe.study is not None else ()):
         work += _study(recipe, budget, "" if number == 0 else f"-{budget}", tokens, reading, prompts)
     return work + _steering(recipe, prompts)
+
+
+def _sensitivity(recipe: Recipe, tokens: TokenCount, reading: ReadingPlan) -> list[Work]:
+    """Readings of a sample of the rows: one per pooling, span and corpus; other blocks and k cost none."""
+    block = recipe.sensitivity
+    if block is None:
+        return []
+    n_rows = min(block.rows, tokens.n_rows)
+    n_read = 1 + len({*block.pooling} - {reading.pooling}) + len({*block.span} - {reading.span})
+    free = max(tokens.n_rows - n_rows, 0)
+    n_rows_read = n_rows * (n_read + len(block.corpora)) + min(n_rows, free) * len(block.seeds)
+    share = n_rows_read / tokens.n_rows
+    note = f"{n_rows_read:,} rows of which each is taken to be as long as the mean, all blocks, no head"
+    return [
+        Reading(
+            "sensitivity",
+            tokens.n_tokens * share,
+            tokens.n_pairs * share,
+            tokens.longest,
+            reading.batch_tokens,
+            note=note,
+        )
+    ]
 
 
 def _evidence(
@@ -358,41 +381,3 @@ def _steering(recipe: Recipe, prompts: Prompts) -> list[Work]:
         asked = prompts.of_task(steer.test_task, steer.n_test_problems)
         work.append(Answers("steer test: answering", 2 + steer.n_controls, asked, steer.sampling))
     return work
-
-
-def doubts(recipe: Recipe, corpus: Corpus, tokens: TokenCount) -> list[str]:
-    """What in the recipe will stop the run or leave a hole in its study, or leaves an arm nothing to choose."""
-    study, needs, n_rows = recipe.study, recipe_needs(recipe), tokens.n_rows
-    found = []
-    if recipe.probe is not None and recipe.probe.kind == "pilot" and recipe.probe.n_rows > n_rows:
-        found.append(f"probe takes {recipe.probe.n_rows:,} rows, the corpus has {n_rows:,}: the run stops")
-    if "own answers" in needs and not any(answer and answer.strip() for answer in corpus.rows["answer"]):
-        found.append("an arm needs the model's graded answers, and no row has a reference answer to grade by")
-    if study is None:
-        return found
-    strategies = {arm.strategy for arm in all_arms(recipe)}
-    labelled = strategies & {"human-balanced", "human-weakness", "s1-like"}
-    if labelled and not any(len(labels) for labels in corpus.rows["labels"]):
-        found.append(f"{', '.join(sorted(labelled))}: no row has a label, so they will be holes; name a label_column")
-    for budget in study.budgets:
-        if study.budget_unit == "tokens":
-            n_tokens = round(n_rows * tokens.training_tokens)
-            if budget > n_tokens:
-                found.append(f"study takes {budget:,} tokens, the corpus has {n_tokens:,}: every arm will be a hole")
-            continue
-        if budget > n_rows:
-            found.append(f"study takes {budget:,} rows, the corpus has {n_rows:,}: the run stops")
-            continue
-        if "perplexity" in strategies and budget > n_rows // 3:
-            found.append(
-                f"perplexity draws from a third of {n_rows:,} rows, fewer than the budget of {budget:,}: a hole"
-            )
-        for strategy, key in (("directions+likelihood", "likelihood_share"), ("coverage+quality", "quality_share")):
-            usual = getattr(recipe.selection, key)
-            shares = [dict(arm.changes).get(key, usual) for arm in all_arms(recipe) if arm.strategy == strategy]
-            if shares and min(shares) * n_rows <= budget < n_rows:
-                found.append(
-                    f"{strategy} at {budget:,} rows takes all of its share of {min(shares):g} of the pool, so nothing "
-                    f"is left to choose among; raise {key} above {budget / n_rows:.2f}"
-                )
-    return found

@@ -80,6 +80,7 @@ def record(run: Path, suffix: str, name: str, models: Path | None, pool: str) ->
     contest, probe = read_json(run / f"contest{suffix}" / "contest.json"), read_json(run / "probe" / "probe.json")
     where = "" if models is None else f" --models {models} --pool {pool} --arms few"
     del summary["settings"], summary["tasks"]  # the first task stands in the summary itself
+    summary["paired"] = [row for row in summary["paired"] if row["metric"] == "pass@1"]
     return {
         "what": "arms x seeds on the test problems of the embedded world, paired by seed",
         "command": f"python benchmarks/selection_study.py --name {name}{where}",

@@ -25,11 +25,12 @@ MET = ("the best human-skill arm", "low-nll", "rft")
 """Arms that `native` is to beat with a 95 % interval over seeds above zero."""
 HEAD = """# Does selecting along directions pay?
 
-Results of `recipes/embedded-study.yaml` on several base models: arms x 8 seeds, paired by seed, 400 test problems x 4
+Results of `recipes/embedded-study.yaml` on the base models below: arms x 8 seeds, paired by seed, 400 test problems x 4
 answers. Directions and the way of selecting (`native`) are chosen by the recipe on validation problems, with seeds that
-the study does not use. All figures are pass@1 in percent or percentage points with 95 % t-intervals over seeds. This
-page is made by `python benchmarks/selection_tables.py` from `docs/results/selection`; each table names the command that
-remade its file."""
+the study does not use. Arms have equally many rows, not tokens (the second column): rows that are worked out are
+longer, and `length` says what length alone is worth. All figures are pass@1 in percent or percentage points with 95 %
+t-intervals over seeds. This page is made by `python benchmarks/selection_tables.py` from `docs/results/selection`; each
+table names the command that remade its file."""
 
 
 def main() -> None:

@@ -79,6 +79,21 @@ def test_the_table_is_that_of_the_committed_result() -> None:
             assert line in README
 
 
+def test_the_selection_table_is_that_of_the_committed_results() -> None:
+    for budget in (500, 1000):
+        record = json.loads((ROOT / f"docs/results/selection/shipped-{budget}.json").read_text(encoding="utf-8"))
+        study = record["study"]
+        arms = ("native", "random", study["best_human"], "low-nll", "low-nll+reread", "rft")
+        shares = [f"{100 * study['arms'][arm]['pass@1']['mean']:.1f}" for arm in arms]
+        assert f"| {budget:,} | `{record['contest']['chosen']['name']}` | {' | '.join(shares)} |" in README
+        verdicts = {row["a"]: row["verdict"] for row in study["paired"] if row["b"] == "random" and row["verdict"]}
+        none_better = ("coverage", "facility-location", "rds+", "crds")
+        assert {verdicts[arm] for arm in none_better} <= {"not separated", "worse"}
+        added = [row for row in study["paired"] if (row["a"], row["b"]) == ("native", "low-nll+reread")]
+        (gain,) = [row["mean"] for row in added if row["metric"] == "pass@1"]
+        assert round(100 * gain) == (8 if budget == 1000 else 0)
+
+
 def test_the_committed_result_is_of_the_shipped_recipe_and_reasoner() -> None:
     from skillbasis.artifact import read_json
     from skillbasis.recipe import load_recipe

@@ -255,7 +255,7 @@ def label_score(scores: np.ndarray, member: np.ndarray, held: np.ndarray) -> dic
     areas = auc(scores[~held], member[~held])
     best = int(np.abs(areas - 0.5).argmax())
     single = float(auc(scores[held][:, [best]], member[held])[0])
-    model = LogisticRegression(max_iter=200).fit(scores[~held], member[~held])
+    model = LogisticRegression(max_iter=5000).fit(scores[~held], member[~held])
     joint = float(auc(model.decision_function(scores[held])[:, None], member[held])[0])
     return {"best_single": single if areas[best] > 0.5 else 1 - single, "direction": best, "joint": joint}
 

@@ -654,7 +654,7 @@ WRONG_USE = {  # exit code 2
         r"corrupt' cannot be loaded: .*; look whether all its files came over whole"
     ),
     EXTRACT + " --layers 9": r"--layers names block 9, but the model has blocks 0 to 3",
-    EXTRACT + " --layers outer": r"--layers 'outer' is neither 'inner', 'all' nor a list",
+    EXTRACT + " --layers outer": r"--layers 'outer' is neither one of inner, all, early, middle, late nor a list",
     EXTRACT + " --pooling avg": r"unknown pooling 'avg'; allowed are mean, last, max",
     EXTRACT + " --span answers": r"unknown span 'answers'.*; allowed are all, prompt, response",
     EXTRACT + " --dtype half": r"unknown dtype 'half'; allowed are auto",

@@ -23,7 +23,7 @@ from skillbasis.corpus import load_corpus
 from skillbasis.evaluate.problems.catalogue import BENCHMARKS
 from skillbasis.evaluate.tasks import load_task
 from skillbasis.flops import Device
-from skillbasis.pipeline import run_recipe
+from skillbasis.pipeline import _check_seeds, run_recipe
 from skillbasis.plan import Plan, plan_recipe
 from skillbasis.recipe import load_recipe, parse_recipe
 from skillbasis.recipe_settings import training_settings
@@ -87,6 +87,13 @@ def flat(value: Any, place: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {place: value}
     return {name: one for key, inner in value.items() for name, one in flat(inner, f"{place}.{key}".strip(".")).items()}
+
+
+@pytest.mark.parametrize("path", ALL, ids=name_of)
+def test_no_recipe_reports_on_its_pilots(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.study is not None
+    _check_seeds(recipe, recipe.study)  # else the run is refused
 
 
 @pytest.mark.parametrize("path", sorted(set(GRID.glob("*.yaml")) - {GRID / "base.yaml"}), ids=name_of)

@@ -14,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArtifactError, UsageError, nearest
-from ..statistics import Estimate, as_json, relative_change
+from ..statistics import Estimate, as_json, correlation_interval, relative_change
 from .compare import Floats, match
 from .scores import Scores
 
 N_PERMUTATIONS = 200
 N_FOLDS = 5
 MIN_SHARED = 3
-Z_95 = 1.959963984540054
-"""Half-width of a 95 % normal interval in standard errors."""
 _ROUNDING = 1e-10  # a deviation this small, as a share of the largest value, is rounding; so is an unexplained share
 
 Correlation = Literal["pearson", "spearman"]
@@ -280,13 +278,9 @@ def _singular_values(product: Floats) -> Floats:
 
 
 def _interval(r: float, n: int, method: Correlation) -> tuple[float, float]:
-    """95 % interval of a correlation; a perfect one is the limit of the transform, an interval of no width."""
-    if n <= MIN_SHARED:
-        return float("nan"), float("nan")
-    variance = (1 + r**2 / 2 if method == "spearman" else 1.0) / (n - 3)
-    with np.errstate(divide="ignore"):
-        z, half = np.arctanh(r), Z_95 * np.sqrt(variance)
-    return float(np.tanh(z - half)), float(np.tanh(z + half))
+    """95 % interval of a correlation."""
+    low, high = correlation_interval(r, n, ranks=method == "spearman")
+    return float(low), float(high)
 
 
 def _p_values(found: Floats, null: Floats) -> Floats:

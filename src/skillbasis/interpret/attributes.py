@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorpusError
-from ..statistics import holm
+from ..statistics import correlation_interval, holm
 
 MAX_CATEGORIES = 20
 """A text column with more different values than this is not a category."""
@@ -24,8 +24,6 @@ MIN_ROWS = 4
 """With fewer rows a correlation has no interval."""
 PERFECT = 1e-12
 """A correlation nearer to 1 than this (rounding) is perfect."""
-Z_95 = 1.959963984540054
-"""Half-width of a 95 % normal interval in standard errors."""
 NAME_CHARACTERS = 80
 """Longer attribute names (text values of a column) are cut."""
 ANSWER_TYPES = ("integer", "fraction", "expression", "text", "none")
@@ -214,9 +212,7 @@ def correlate(table: AttributeTable, values: NDArray[np.floating]) -> list[Corre
     with np.errstate(divide="ignore"):  # r = 1: an infinite statistic and p = 0
         tails = student.sf(np.abs(r) * np.sqrt((count - 2) / ((1 - r) * (1 + r))), count - 2)
     p_values = 2 * np.asarray(tails, dtype=np.float64)
-    centre = np.arctanh(np.where(perfect, np.nan, r))
-    half_width = Z_95 * np.sqrt((1 + r**2 / 2) / (count - 3))
-    low, high = np.tanh(centre - half_width), np.tanh(centre + half_width)
+    low, high = correlation_interval(np.where(perfect, np.nan, r), count, ranks=True)
     corrected = holm(p_values)
     order = np.lexsort((names, directions))
     return [

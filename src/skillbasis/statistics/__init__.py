@@ -12,7 +12,7 @@ from .families import holm
 from .means import mean_estimate, rate_estimate, wilson
 from .paired import mcnemar_exact, paired_difference, relative_change
 from .power import minimum_detectable_effect, required_sample_size
-from .ranks import spearman
+from .ranks import correlation_interval, spearman
 from .samples import majority_at_k, pass_at_k
 from .seeds import SeedDifference, SeedEstimate, aggregate_over_seeds, paired_over_seeds
 
@@ -26,6 +26,7 @@ __all__ = [
     "aggregate_over_seeds",
     "as_json",
     "bootstrap_mean",
+    "correlation_interval",
     "holm",
     "majority_at_k",
     "mcnemar_exact",

@@ -5,11 +5,30 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .estimates import Estimate
 from .inputs import pair
 from .spread import normal_quantile
+
+
+def correlation_interval(
+    r: ArrayLike, n: ArrayLike, *, ranks: bool, level: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both ends of the interval of correlations on Fisher's z scale.
+
+    Args:
+        r: correlations; a perfect one has the limit of the transform, an interval of no width.
+        n: pairs behind each; NaN comes of fewer than four.
+        ranks: Spearman's, whose var(z) is (1 + r^2/2)/(n - 3); else Pearson's, 1/(n - 3).
+    Source: Fisher 1915, Biometrika 10:507-521; Bonett and Wright 2000, Psychometrika 65:23-28.
+    """
+    found, free = np.asarray(r, dtype=np.float64), np.asarray(n, dtype=np.float64) - 3
+    with np.errstate(divide="ignore"):
+        centre = np.arctanh(found)
+    se = np.sqrt((1 + found**2 / 2 if ranks else 1.0) / np.where(free > 0, free, np.nan))
+    half = normal_quantile((1 + level) / 2) * se
+    return np.asarray(np.tanh(centre - half)), np.asarray(np.tanh(centre + half))
 
 
 def spearman(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Estimate:
@@ -32,7 +51,5 @@ def spearman(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Estimate:
     if n < 4 or 1 - abs(r) < 1e-12:
         reason = f"{n} pairs: the interval needs at least 4" if n < 4 else "ranks agree perfectly: no interval"
         return Estimate(r, math.nan, math.nan, math.nan, n, reason)
-    se_z = math.sqrt((1 + r * r / 2) / (n - 3))
-    half = normal_quantile((1 + level) / 2) * se_z
-    z = math.atanh(r)
-    return Estimate(r, math.tanh(z - half), math.tanh(z + half), se_z * (1 - r * r), n)
+    low, high = correlation_interval(r, n, ranks=True, level=level)
+    return Estimate(r, float(low), float(high), math.sqrt((1 + r * r / 2) / (n - 3)) * (1 - r * r), n)

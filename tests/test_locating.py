@@ -81,6 +81,14 @@ def test_an_unstable_direction_is_marked_wherever_it_is_shown(work: Path, tmp_pa
     scored = ["--scores", work / "scores.parquet", "--corpus", work / "pool.jsonl"]
     done("skills", *where, *scored, "--out", tmp_path / "skills")
     assert "| d4 | d5 (unstable) | d6 |" in (tmp_path / "skills" / "skills.md").read_text()
+    words = "warning: direction 5 is unstable: other rows of the same corpus may well give others"
+    along = ["select", work / "pool.jsonl", *where, "--scores", work / "scores.parquet", "--budget", "5"]
+    for directions, warned in ((["5+", "1-"], True), (["1-"], False)):
+        named = [word for direction in directions for word in ("--direction", direction)]
+        chosen = skillbasis(*along, "--strategy", "directions", *named, "--out", tmp_path / f"{len(named)}.jsonl")
+        assert (chosen.code, words in chosen.err) == (0, warned), chosen.err
+        vector = skillbasis("steer", "vectors", *where, *named[:2], "--out", tmp_path / f"{len(named)}.safetensors")
+        assert (vector.code, words in vector.err) == (0, warned), vector.err
 
 
 def test_locate_refuses_in_one_sentence(work: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,14 @@ class SkillBasis:
         """Directions found to be unstable; none where the stability was not measured (`stability` is None)."""
         record = self.stability
         return tuple(entry["direction"] for entry in record["directions"] if entry["unstable"]) if record else ()
+
+    def caution(self, directions: Iterable[int]) -> str | None:
+        """A sentence on those of the directions that are unstable; None if none is, or it was not measured."""
+        found = sorted(set(directions) & set(self.unstable))
+        if not found:
+            return None
+        named = f"direction {found[0]} is" if len(found) == 1 else f"directions {', '.join(map(str, found))} are"
+        return f"{named} unstable: other rows of the same corpus may well give others (see 'skillbasis stability')"
 
     def with_stability(self, record: dict[str, Any]) -> SkillBasis:
         """The same basis with a record of its stability (`Stability.to_json`)."""

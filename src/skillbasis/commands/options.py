@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
 from .completing import model_names
+
+if TYPE_CHECKING:
+    from ..basis import SkillBasis
 
 Out = Annotated[Path, typer.Option("--out", help="Where the result goes; complete or absent.")]
 Model = Annotated[
@@ -158,3 +161,10 @@ def interval(estimate: dict[str, Any]) -> str:
     if estimate["low"] is None:
         return f"{estimate['mean']:.3f} (no interval: {estimate['reason']})"
     return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+def warn_unstable(basis: SkillBasis, directions: Iterable[int]) -> None:
+    """Says on stderr which of the directions that are acted on other rows might not give again."""
+    caution = basis.caution(directions)
+    if caution is not None:
+        print(f"warning: {caution}", file=sys.stderr)

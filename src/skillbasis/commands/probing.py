@@ -27,6 +27,7 @@ from .options import (
     Workers,
     interval,
     read_corpus,
+    warn_unstable,
 )
 
 
@@ -37,7 +38,9 @@ def probe(
     corpus: Annotated[str | None, typer.Argument(help="Rows to train pilots on; none for --kind steer.")] = None,
     kind: Annotated[str, typer.Option(help="pilot (fine-tune along each direction), or steer (along it).")] = "pilot",
     scores: Annotated[Path | None, typer.Option("--scores", help="Score file; for pilots.")] = None,
-    basis: Annotated[Path | None, typer.Option("--basis", help="Basis directory; for --kind steer.")] = None,
+    basis: Annotated[
+        Path | None, typer.Option("--basis", help="Basis directory: steered along, or what the scores are of.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="halving (spends where it is undecided), or full.")] = "halving",
     seeds: Annotated[int, typer.Option(min=1, help="Most cells of a direction before the finalists' own.")] = 3,
     rows: Annotated[int, typer.Option(help="Rows of each pilot.")] = 1000,
@@ -96,12 +99,16 @@ def probe(
         seed=seed,
     )
     pool, candidates = None, None
+    known_basis = SkillBasis.load(basis) if basis is not None else None
     if kind == "pilot":
         if corpus is None or scores is None:
             raise UsageError("pilots are trained on rows along a direction; give a corpus and its --scores")
         pool = read_corpus(corpus, format, None, on_bad_row, limit, shuffle_seed, out, first)
-        candidates = Candidates.of(pool, Scores.load(scores), Likelihood.load(likelihood) if likelihood else None)
-    elif corpus is not None or basis is None:
+        table = Scores.load(scores)
+        if known_basis is not None:
+            table.check_basis(known_basis)
+        candidates = Candidates.of(pool, table, Likelihood.load(likelihood) if likelihood else None)
+    elif corpus is not None or known_basis is None:
         raise UsageError("--kind steer needs --basis and no corpus: nothing is trained")
     sampling = SamplingSettings(rollouts, temperature, max_tokens, seed)
     asking = Asking(instruction, system, str(task_data) if task_data else None)
@@ -114,7 +121,7 @@ def probe(
             cells,
             load_model(model, dtype=dtype).weights_fingerprint,
             settings,
-            basis=SkillBasis.load(basis) if kind == "steer" and basis is not None else None,
+            basis=known_basis if kind == "steer" else None,
             directions=[parse_direction(d) for d in direction] if direction else None,
             n_workers=workers,
             on_cell=lambda cell, done, n: tick(done, n, cell.name),
@@ -128,6 +135,8 @@ def probe(
         else:
             print(f"{name}: pass@1 {interval(entry['pass@1'])}, {entry['verdict']}")
     print(f"chosen: {', '.join(outcome['chosen'])}")
+    if known_basis is not None:
+        warn_unstable(known_basis, (parse_direction(name)[0] for name in outcome["chosen"]))
     if strategy == "halving":
         saved = outcome["saved"]
         print(f"{saved['cells']} cells, where trying all directions as often takes {saved['cells_of_full']}")

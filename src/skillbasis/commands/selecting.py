@@ -26,6 +26,7 @@ from .options import (
     TaskData,
     check_file,
     read_corpus,
+    warn_unstable,
 )
 
 _N_NAMED = 5
@@ -147,6 +148,7 @@ def select(
     known_basis = SkillBasis.load(basis) if basis else None
     if known_basis is not None and table is not None:
         table.check_basis(known_basis)
+        warn_unstable(known_basis, [d for d, _ in settings.directions] or range(known_basis.n_components))
     if table is not None and on_bad_row == "skip":  # rows that gave no activations have no score
         unscored = set(rows.ids) - set(table.ids)
         rows = rows.without(unscored)

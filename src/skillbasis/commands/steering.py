@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
-from .options import Dtype, Model, OptionalModel, Out, check_file
+from .options import Dtype, Model, OptionalModel, Out, check_file, warn_unstable
 
 OptionalBasis = Annotated[Path | None, typer.Option("--basis", help="Basis directory.")]
 Direction = Annotated[
@@ -246,14 +246,16 @@ def _requested(
 
 def vector_of(path: Path, direction: str | None, lm: Any, options: dict[str, Any]) -> Any:
     from ..basis import SkillBasis
-    from ..steer import requested_vector
+    from ..steer import parse_weights, requested_vector
 
     if direction is None:
         raise UsageError("say which direction of the basis, with --direction, such as --direction 3+")
     basis = SkillBasis.load(path)
     if lm is not None:
         basis.check_model(lm)
-    return requested_vector(basis, direction, **options)
+    vector = requested_vector(basis, direction, **options)
+    warn_unstable(basis, parse_weights(direction))
+    return vector
 
 
 def _calibrated(vector: Any, lm: Any, corpus: str | None, n_rows: int) -> Any:

@@ -110,10 +110,10 @@ world: $(READY)
 	$(BIN)/skillbasis world train --variant obliging --out runs/world/obliging
 	$(BIN)/skillbasis world ship --variant obliging --models runs/world/obliging
 
-# The pages of docs/ as a site under build/docs; a broken link is an error.
+# The pages of docs/ as a site under build/docs, its notebooks run (some minutes); a broken link is an error.
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/docs
+	DOCS_EXECUTE=true PYTHONWARNINGS='ignore:IProgress not found' NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/docs
 
 clean:
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache

@@ -231,8 +231,9 @@ def test_the_settings_that_are_advised_exist() -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    named = set(re.findall(r"[\w./-]+\.md\b", text))
-    assert named == {page.removeprefix("docs/") for page in PAGES if page != "README.md"}
+    named = set(re.findall(r"[\w./-]+\.(?:md|ipynb)\b", text))
+    notebooks = {f"notebooks/{path.name}" for path in (ROOT / "docs/notebooks").glob("*.ipynb")}
+    assert named == {page.removeprefix("docs/") for page in PAGES if page != "README.md"} | notebooks
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -37,7 +37,7 @@ def filled(page: str) -> str:
 def tables() -> str:
     """Both tables as Markdown."""
     lines = [
-        "| base model and pool | rows | chosen | pass@1, % | to random | to the best human-skill arm | to low NLL "
+        "| base and pool | rows | `native` is | pass@1, % | to random | to the best human-skill arm | to low NLL "
         "| to low NLL, read twice | to own right answers |",
         "|---|---|---|---|---|---|---|---|---|",
         *selection(),
@@ -57,18 +57,21 @@ def selection() -> Iterator[str]:
             found = {row["b"]: row for row in study["paired"] if row["a"] == "native" and row["metric"] == "pass@1"}
             arms = [study["best_human"] if arm == "best human" else arm for arm in CONTROLS]
             cells = [name, f"{study['budget']:,}", f"`{record['contest']['chosen']['name']}`"]
-            cells += [f"{100 * study['arms']['native']['pass@1']['mean']:.1f}", *(points(found[arm]) for arm in arms)]
+            cells += [
+                f"{100 * study['arms']['native']['pass@1']['mean']:.1f}",
+                *(points(found[arm], "<br>") for arm in arms),
+            ]
             yield f"| {' | '.join(cells)} |"
 
 
-def points(estimate: dict[str, Any], digits: int = 1) -> str:
+def points(estimate: dict[str, Any], gap: str) -> str:
     """A difference in points with its interval; none where both arms are the same rows."""
-    mean = f"{100 * estimate['mean']:+.{digits}f}"
-    return mean if estimate["low"] is None else f"{mean} {between(estimate, digits)}"
+    mean = f"{100 * estimate['mean']:+.1f}"
+    return mean if estimate["low"] is None else f"{mean}{gap}{between(estimate)}"
 
 
-def between(estimate: dict[str, Any], digits: int = 1) -> str:
-    return f"[{100 * estimate['low']:+.{digits}f}, {100 * estimate['high']:+.{digits}f}]"
+def between(estimate: dict[str, Any]) -> str:
+    return f"[{100 * estimate['low']:+.1f}, {100 * estimate['high']:+.1f}]"
 
 
 def others() -> Iterator[tuple[str, str, str]]:

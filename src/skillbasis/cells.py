@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,12 @@ from .steer.vectors import SteeringVector
 from .train.loop import row_lengths
 from .train.settings import TrainingSettings
 from .train.sft import check_trainer, fine_tuned, rows_fingerprint
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from .corpus import Corpus
+    from .select import Candidates
 
 KIND = "cell"
 Rows = list[tuple[list[dict[str, str]], str]]
@@ -68,6 +74,22 @@ class CellSettings:
         if len(set(names)) != len(names):
             raise UsageError(f"tasks must be of different names, got {', '.join(names)}; leave one out, or rename it")
         return tasks
+
+
+def comparison_inputs(
+    settings: DataclassInstance, cells: CellSettings, base_fingerprint: str, corpus: Corpus, candidates: Candidates
+) -> dict[str, Any]:
+    """What a comparison of selections depends on besides its problems: kept with it, and held against it when it goes
+    on. Where the model lies does not count, only its weights.
+    """
+    return {
+        "settings": asdict(settings),
+        "cells": {key: value for key, value in asdict(cells).items() if key != "model"},
+        "weights_fingerprint": base_fingerprint,
+        "corpus_fingerprint": corpus.fingerprint,
+        "selection": asdict(candidates.settings),
+        "known": candidates.fingerprints,
+    }
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ direction take part as controls: where the best of them wins, it is taken, and t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from . import statistics
 from .artifact import building, is_current, read_json, write_json
-from .cells import Cell, CellResult, CellSettings, run_cells
+from .cells import Cell, CellResult, CellSettings, comparison_inputs, run_cells
 from .corpus import Corpus, training_rows
 from .errors import SkillbasisError, UsageError
 from .halving import CONTROL, Asked, Race, Schedule, race
@@ -111,14 +111,7 @@ def contest(
     Raises: SkillbasisError: no control or no arm succeeded.
     """
     out = Path(out)
-    inputs = {
-        "settings": asdict(settings),
-        "cells": {key: value for key, value in asdict(cells).items() if key != "model"},
-        "weights_fingerprint": base_fingerprint,
-        "corpus_fingerprint": corpus.fingerprint,
-        "selection": asdict(candidates.settings),
-        "known": candidates.fingerprints,
-    }
+    inputs = comparison_inputs(settings, cells, base_fingerprint, corpus, candidates)
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "contest.json"))
     arms = {arm.name: arm for arm in settings.arms}

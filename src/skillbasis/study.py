@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +18,7 @@ import numpy as np
 from . import statistics
 from .arms import BASE, BEST_HUMAN, RANDOM, Runs, arm_figures, best_human, paired_differences, verdict_of
 from .artifact import building, is_current, read_json, write_json, write_text
-from .cells import Cell, CellResult, CellSettings, run_cells
+from .cells import Cell, CellResult, CellSettings, comparison_inputs, run_cells
 from .corpus import Corpus, training_rows, write_selection
 from .errors import SkillbasisError, UsageError, nearest
 from .evaluate.tasks import Task
@@ -105,15 +105,8 @@ def study(
     Raises: UsageError: a task cannot be loaded.
     """
     out, tasks = Path(out), cells.load_tasks()
-    inputs = {
-        "settings": asdict(settings),
-        "cells": {key: value for key, value in asdict(cells).items() if key != "model"},
-        "tasks": {task.name: task.fingerprint for task in tasks},
-        "weights_fingerprint": base_fingerprint,
-        "corpus_fingerprint": corpus.fingerprint,
-        "selection": asdict(candidates.settings),
-        "known": candidates.fingerprints,
-    }
+    inputs = comparison_inputs(settings, cells, base_fingerprint, corpus, candidates)
+    inputs |= {"tasks": {task.name: task.fingerprint for task in tasks}}
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "summary.json"))
     with building(out, KIND, inputs, {}) as work:

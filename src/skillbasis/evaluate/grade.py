@@ -12,6 +12,7 @@ import json
 import math
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -75,13 +76,10 @@ class Grader(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-class ExactGrader:
-    """Compares the boxed answer with the reference by canonical spelling, in process; only `\\boxed{}` counts.
+class InProcessGrader(ABC):
+    """A `Grader` that needs no other process: each response is graded by itself."""
 
-    Where a reference has a tolerance or a unit, plain numbers are compared by `equality.same_quantity`.
-    """
-
-    version = "exact 1"
+    version: str
 
     def grade(
         self,
@@ -90,12 +88,11 @@ class ExactGrader:
         truncated: Sequence[bool] | None = None,
     ) -> list[GradeResult]:
         """See `Grader.grade`."""
-        results = []
-        for response, reference, cut in _items(responses, answers, truncated):
-            extracted, status = read_answer(response, cut, boxed_only=True)
-            right = extracted is not None and _exactly(extracted, reference)
-            results.append(GradeResult(right, extracted, status))
-        return results
+        return [self.grade_one(*item) for item in _items(responses, answers, truncated)]
+
+    @abstractmethod
+    def grade_one(self, response: str, reference: Reference, truncated: bool) -> GradeResult:
+        """The grade of one response."""
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +101,21 @@ class ExactGrader:
         return None
 
 
-class RefusalGrader:
+class ExactGrader(InProcessGrader):
+    """Compares the boxed answer with the reference by canonical spelling, in process; only `\\boxed{}` counts.
+
+    Where a reference has a tolerance or a unit, plain numbers are compared by `equality.same_quantity`.
+    """
+
+    version = "exact 1"
+
+    def grade_one(self, response: str, reference: Reference, truncated: bool) -> GradeResult:
+        extracted, status = read_answer(response, truncated, boxed_only=True)
+        right = extracted is not None and _exactly(extracted, reference)
+        return GradeResult(right, extracted, status)
+
+
+class RefusalGrader(InProcessGrader):
     """Tells by its opening phrases whether a response refuses: a diagnostic, not a judgement of what it holds.
 
     `extracted` is "refuse" or "answer", which is correct where it equals the reference. A response that opens with no
@@ -117,29 +128,13 @@ class RefusalGrader:
 
         self.version = f"opening phrases {VERSION} (diagnostic)"
 
-    def grade(
-        self,
-        responses: Sequence[str],
-        answers: Sequence[str | list[str] | Reference],
-        truncated: Sequence[bool] | None = None,
-    ) -> list[GradeResult]:
-        """See `Grader.grade`."""
+    def grade_one(self, response: str, reference: Reference, truncated: bool) -> GradeResult:
         from .grading.refusals import after_thought, opens_with_refusal
 
-        results = []
-        for response, reference, cut in _items(responses, answers, truncated):
-            if not after_thought(response).strip():
-                results.append(GradeResult(False, None, "truncated" if cut and response.strip() else "no_answer"))
-                continue
-            found = REFUSE if opens_with_refusal(response) else ANSWER
-            results.append(GradeResult(found in reference.answers, found, "ok"))
-        return results
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
+        if not after_thought(response).strip():
+            return GradeResult(False, None, "truncated" if truncated and response.strip() else "no_answer")
+        found = REFUSE if opens_with_refusal(response) else ANSWER
+        return GradeResult(found in reference.answers, found, "ok")
 
 
 class MathVerifyGrader:

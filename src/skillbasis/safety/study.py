@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .. import statistics
 from ..arms import BASE
 from ..artifact import building, fingerprint, is_current, read_json, write_json, write_text
-from ..cells import Cell, CellResult, CellSettings, run_cells
+from ..cells import Cell, CellResult, CellSettings, comparison_inputs, run_cells
 from ..corpus import Corpus, training_rows, write_selection
 from ..errors import SkillbasisError, UsageError
 from ..evaluate.problems.requests import REFUSE
@@ -108,16 +108,11 @@ def safety_study(
     Raises: SkillbasisError: the judge is down.
     """
     tasks = cells.load_tasks()
-    inputs = {
-        "settings": asdict(settings),
+    inputs = comparison_inputs(settings, cells, base_fingerprint, corpus, candidates)
+    inputs |= {
         "anchors": fingerprint([[prompt, response] for prompt, response in anchors]),
-        "cells": {key: value for key, value in asdict(cells).items() if key != "model"},
         "tasks": {task.name: task.fingerprint for task in tasks},
         "judge": judge.identity,
-        "weights_fingerprint": base_fingerprint,
-        "corpus_fingerprint": corpus.fingerprint,
-        "selection": asdict(candidates.settings),
-        "known": candidates.fingerprints,
     }
     if is_current(out, KIND, inputs):
         return dict(read_json(out / "summary.json"))

@@ -21,6 +21,7 @@ from skillbasis.artifact import (
     lock,
     read_json,
     read_manifest,
+    reopen,
     write_json,
     write_tensors,
     write_text,
@@ -289,3 +290,31 @@ def test_read_manifest_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "out" / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match=r"manifest\.json does not exist"):
         read_manifest(tmp_path / "out", "thing")
+
+
+def test_a_finished_artifact_is_opened_again(tmp_path: Path) -> None:
+    """What lies in it is kept for whoever builds it again from the same inputs."""
+    path = tmp_path / "thing"
+    build(path, {"a": 1})
+    reopen(path)
+    assert not path.exists() and not is_current(path, "thing", {"a": 1})
+    with building(path, "thing", {"a": 1}, {}) as work:
+        assert (work / "a.txt").read_text() == "new"
+        write_text(work / "b.txt", "more")
+    assert is_current(path, "thing", {"a": 1}) and {"a.txt", "b.txt"} <= set(litter(path))
+    with pytest.raises(ArtifactError, match="other is no finished artifact, so it cannot be opened again"):
+        reopen(tmp_path / "other")
+
+
+def test_killed_while_it_is_opened_again_it_is_still_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "thing"
+    build(path, {"a": 1})
+
+    def stop(self: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            reopen(path)
+    assert is_current(path, "thing", {"a": 1}) and (path / "a.txt").read_text() == "new"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from skillbasis.artifact import file_sha256, read_json
+from skillbasis.artifact import file_sha256, read_json, write_json
 from skillbasis.errors import UsageError
 from skillbasis.pipeline import run_recipe
 from skillbasis.recipe import parse_recipe
@@ -471,6 +473,29 @@ def test_a_failed_cell_leaves_a_hole_that_is_shown(tmp_path: Path) -> None:
     assert summary["arms"]["random"]["status"] == "failed"
     assert "training diverged" in summary["arms"]["random"]["reason"]
     assert "failed" in summary["verdicts"]["low-nll"]
+
+
+def test_failed_cells_are_tried_again_where_asked_for(tmp_path: Path) -> None:
+    """A finished study whose cell failed is opened again; the cells that it has are kept."""
+    changed = {key: RECIPE[key] for key in ("model", "corpus", "workers", "activations", "basis", "training")}
+    changed |= {"study": RECIPE["study"] | {"arms": ["random", "human-balanced"], "seeds": [0]}}
+    recipe, study = parse_recipe(changed, "test"), tmp_path / "study"
+    run_recipe(recipe, tmp_path, Silent())
+    whole, kept = read_json(study / "summary.json"), study / "cells" / "random" / "0" / "manifest.json"
+    stamp = kept.stat().st_mtime_ns
+    broken = copy.deepcopy(whole)
+    broken["arms"]["human-balanced"] |= {"status": "failed", "reason": "out of memory"}
+    write_json(study / "summary.json", broken)
+    shutil.rmtree(study / "cells" / "human-balanced" / "0")
+
+    run_recipe(recipe, tmp_path, Silent())
+    assert read_json(study / "summary.json") == broken, "a finished study is left as it is"
+    run_recipe(recipe, tmp_path, Silent(), retry_failed=True)
+    again = read_json(study / "summary.json")
+    assert again["arms"]["human-balanced"]["status"] == "done" and again["paired"] == whole["paired"]
+    assert kept.stat().st_mtime_ns == stamp and not (tmp_path / "study.partial").exists()
+    run_recipe(recipe, tmp_path, Silent(), retry_failed=True)
+    assert read_json(study / "summary.json") == again, "nothing failed, so nothing is done"
 
 
 def test_a_probe_by_steering_in_a_run(tmp_path: Path) -> None:

@@ -221,6 +221,23 @@ def building(
         _publish(path)
 
 
+def reopen(path: Path) -> None:
+    """Makes a finished artifact unfinished work again, so that what builds it does what is missing in it.
+
+    Killed in between, the artifact is either still finished or already work that goes on.
+
+    Raises: ArtifactError: there is no finished artifact, or another process builds it.
+    """
+    path = path.resolve()
+    with lock(path):
+        if not (path / MANIFEST).exists():
+            raise ArtifactError(f"{path} is no finished artifact, so it cannot be opened again; check the path")
+        write_json(_marker(path), read_json(path / MANIFEST)["inputs"])
+        remove_tree(_partial(path))
+        os.replace(path, _partial(path))
+        (_partial(path) / MANIFEST).unlink()
+
+
 def _partial(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 

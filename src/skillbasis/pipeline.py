@@ -10,10 +10,11 @@ corpus -> activations -> basis -> scores -> interpret
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .artifact import MANIFEST, fingerprint, lock
+from .artifact import MANIFEST, fingerprint, lock, read_json, reopen
 from .basis import SkillBasis
 from .contest import NATIVE
 from .corpus import Corpus, load_corpus
@@ -48,12 +49,14 @@ from .steer.vectors import direction_vector
 from .study import StudySettings
 
 
-def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
+def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher, *, retry_failed: bool = False) -> Path:
     """Runs all stages of a recipe into a run directory.
 
     Killed at any moment, the same call goes on: finished stages are kept, and within extraction, pilots, arms and
     steering so is what was finished of them.
 
+    Args:
+        retry_failed: tries the cells again that failed in a finished study; the others are kept.
     Returns: the run directory, with `run.json` and an artifact per stage.
     Raises: UsageError: what can be checked beforehand is checked before the first stage.
     """
@@ -62,6 +65,9 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
         raise UsageError(f"{out} holds an artifact of its own and is no run directory; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):
+        if retry_failed:
+            for study in studies_with_failures(out):
+                reopen(study)
         run = Run(out, recipe, watcher)
         lm = load_model(recipe.model, dtype=recipe.dtype)
         _check(recipe, lm)
@@ -79,6 +85,20 @@ def run_recipe(recipe: Recipe, out: str | Path, watcher: Watcher) -> Path:
         secured(run, recipe, lm, pool, scores)
         run.save()
     return out
+
+
+def studies_with_failures(out: Path) -> list[Path]:
+    """The finished studies of a run, of selection or safety, of which cells failed."""
+    found = sorted([*out.glob("study*/summary.json"), *out.glob("safety/summary.json")])
+    finished = [path for path in found if not path.parent.name.endswith(".partial")]
+    return [path.parent for path in finished if _has_failures(read_json(path)["arms"])]
+
+
+def _has_failures(record: Any) -> bool:
+    """Whether something in a record, at any depth, is said to have failed, wholly or partly."""
+    if not isinstance(record, dict):
+        return False
+    return record.get("status") in ("failed", "partial") or any(map(_has_failures, record.values()))
 
 
 def _check(recipe: Recipe, lm: LanguageModel) -> None:

@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+WORDS = " ".join(FINDINGS.split())
 SPEED = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
 
 
@@ -33,29 +32,69 @@ def test_the_table_is_that_of_the_committed_result() -> None:
             assert line in SPEED
 
 
-@pytest.mark.parametrize(
-    ("base", "budget", "gained"), [("shipped", 500, 0), ("shipped", 1000, 8), ("hard-1", 500, 0), ("hard-1", 1000, 27)]
-)
-def test_the_selection_table_is_that_of_the_committed_results(base: str, budget: int, gained: int) -> None:
-    record = json.loads((ROOT / f"docs/results/selection/{base}-{budget}.json").read_text(encoding="utf-8"))
-    study = record["study"]
-    arms = ("native", "random", study["best_human"], "low-nll", "low-nll+reread", "rft")
-    percent = {arm: f"{100 * of['pass@1']['mean']:.1f}" for arm, of in study["arms"].items()}
-    shown = " | ".join(percent[arm] for arm in arms)
-    assert f"| {base} | {budget:,} | `{record['contest']['chosen']['name']}` | {shown} |" in FINDINGS
-    verdicts = {row["a"]: row["verdict"] for row in study["paired"] if row["b"] == "random" and row["verdict"]}
-    none_better = {"coverage", "facility-location", "rds+", "crds"} & set(verdicts)
-    assert {verdicts[arm] for arm in none_better} <= {"not separated", "worse"}
-    added = [row for row in study["paired"] if (row["a"], row["b"]) == ("native", "low-nll+reread")]
-    (gain,) = [row["mean"] for row in added if row["metric"] == "pass@1"]
-    assert round(100 * gain) == gained
-    if base == "hard-1" and budget == 1000:
-        words = " ".join(FINDINGS.split())
-        means = {arm: of["pass@1"]["mean"] for arm, of in study["arms"].items()}
-        above = {arm: round(100 * (means[arm] - means["random"])) for arm in ("directions", "random-length-matched")}
-        assert f"on the hard one {above['directions']} points over random selection at 1,000 rows" in words
-        assert f"of which {above['random-length-matched']} are the length" in words
-        assert f"(random rows as long: {percent['random-length-matched']})" in words
+def selection(base: str, budget: int) -> dict[str, Any]:
+    path = ROOT / f"docs/results/selection/{base}-{budget}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def native_less(record: dict[str, Any], arm: str) -> dict[str, Any]:
+    rows = record["study"]["paired"]
+    (row,) = [row for row in rows if (row["a"], row["b"], row["metric"]) == ("native", arm, "pass@1")]
+    return dict(row)
+
+
+BASES = ("shipped", "seed-1", "hard-1")
+STUDIES = {(base, budget): selection(base, budget) for base in BASES for budget in (500, 1000)}
+
+
+def test_the_default_is_better_than_all_controls_on_every_base() -> None:
+    gains = []
+    for record in STUDIES.values():
+        gains.append(native_less(record, "random")["relative"]["mean"])
+        for control in ("random", record["study"]["best_human"], "low-nll", "rft"):
+            assert native_less(record, control)["low"] > 0
+    assert f"{100 * min(gains):.0f} to {100 * max(gains):.0f} % above random selection" in WORDS
+    assert {path.stem.rsplit("-", 1)[0] for path in (ROOT / "docs/results/selection").glob("*.json")} == set(BASES)
+
+
+def test_what_directions_add_to_likelihood() -> None:
+    control = "low-nll+reread"
+    fell_back = {base for (base, _), record in STUDIES.items() if record["contest"]["chosen"]["name"] == control}
+    assert fell_back == {"shipped", "seed-1"} and "on `shipped` and `seed-1` the contest said so beforehand" in WORDS
+    for base in BASES:
+        few = native_less(STUDIES[base, 500], control)
+        assert few["low"] is None or few["low"] < 0 < few["high"], "500 rows: nothing"
+        row = native_less(STUDIES[base, 1000], control)
+        gain = f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+        assert (
+            f"{100 * row['mean']:.1f} points ({gain})" in WORDS
+            or f"{100 * row['mean']:.1f} ({gain})" in WORDS
+            or (f"({100 * row['mean']:.1f} {gain})" in WORDS and row["low"] < 0)
+        )
+
+
+def test_what_directions_are_worth_without_likelihood() -> None:
+    means = {
+        base: {arm: f"{100 * of['pass@1']['mean']:.1f}" for arm, of in STUDIES[base, 1000]["study"]["arms"].items()}
+        for base in BASES
+    }
+    assert (
+        "at 1,000 rows {directions} against {low-nll} % (random {random}) on `shipped`".format_map(means["shipped"])
+        in WORDS
+    )
+    assert "{directions} against {low-nll} % ({random}) on `seed-1`".format_map(means["seed-1"]) in WORDS
+    assert "they reach {directions} % (low NLL {low-nll}, random {random})".format_map(means["hard-1"]) in WORDS
+    long = [means[base]["random-length-matched"] for base in ("seed-1", "hard-1")]
+    assert f"random rows as long reach {long[0]} % on `seed-1` and {long[1]} % on `hard-1`" in WORDS
+
+
+def test_what_is_no_better_than_random_selection() -> None:
+    none_better = {"coverage", "facility-location", "rds+", "crds"}
+    for budget in (500, 1000):
+        rows = STUDIES["shipped", budget]["study"]["paired"]
+        verdicts = {row["a"]: row["verdict"] for row in rows if row["b"] == "random" and row["verdict"]}
+        assert none_better <= verdicts.keys()
+        assert {verdicts[arm] for arm in none_better} <= {"not separated", "worse"}
 
 
 def test_the_committed_result_is_of_the_shipped_recipe_and_reasoner() -> None:
@@ -89,35 +128,32 @@ def points(estimate: dict[str, float]) -> str:
 
 
 def test_the_figures_of_steering_are_those_of_the_committed_results() -> None:
-    words = " ".join(FINDINGS.split())
     demo = json.loads((ROOT / "docs/results/demo/steer.json").read_text(encoding="utf-8"))
     study = json.loads((ROOT / "docs/results/steering-study.json").read_text(encoding="utf-8"))
     for difference in demo["test"]["winner"]["differences"]:
-        assert points(difference) in words
+        assert points(difference) in WORDS
     for base in study["bases"]:
         by_metric = {entry["metric"]: entry for entry in base["test"]["winner"]["differences"]}
-        assert points(by_metric["pass@8"]) in words
+        assert points(by_metric["pass@8"]) in WORDS
         assert base["winner"]["vector"] == "gradient block 3"
         assert base["n_settings"] == 174
     controls = [control["difference"]["mean"] for base in study["bases"] for control in base["test"]["controls"]]
-    assert f"{100 * min(controls):+.1f} to {100 * max(controls):+.1f} points of pass@1" in words
+    assert f"{100 * min(controls):+.1f} to {100 * max(controls):+.1f} points of pass@1" in WORDS
 
 
 def test_the_figures_of_the_proxies_are_those_of_the_committed_result() -> None:
-    words = " ".join(FINDINGS.split())
     proxies = json.loads((ROOT / "docs/results/proxy-quality.json").read_text(encoding="utf-8"))["proxies"]
     for proxy in proxies.values():
         spearman = proxy["quality"]["spearman"]
         low, high = spearman["over_directions"]
-        assert f"{spearman['value']:.2f} [{low:.2f}, {high:.2f}]".replace("0.", ".") in words
+        assert f"{spearman['value']:.2f} [{low:.2f}, {high:.2f}]".replace("0.", ".") in WORDS
         low, high = proxy["quality"]["gain_over_random"]["over_runs"]
-        assert f"[{100 * low:+.1f}, {100 * high:+.1f}] by" in words
+        assert f"[{100 * low:+.1f}, {100 * high:+.1f}] by" in WORDS
     saved = json.loads((ROOT / "docs/results/demo/probe.json").read_text(encoding="utf-8"))["saved"]
-    assert f"{saved['cells']} of the {saved['cells_of_full']} cells" in words
+    assert f"{saved['cells']} of the {saved['cells_of_full']} cells" in WORDS
 
 
 def test_the_figures_of_measuring_are_those_of_the_committed_results() -> None:
-    words = " ".join(FINDINGS.split())
 
     def read(name: str) -> dict[str, Any]:
         return dict(json.loads((ROOT / f"docs/results/{name}.json").read_text(encoding="utf-8")))
@@ -125,35 +161,35 @@ def test_the_figures_of_measuring_are_those_of_the_committed_results() -> None:
     coverage = read("coverage")
     held = [100 * row["coverage"] for row in coverage["intervals"] if not row["note"]]
     rejected = [100 * row["rejected"] for row in coverage["tests"] if not row["note"]]
-    assert f"cover {min(held):.1f} to {max(held):.1f} %" in words
-    assert f"reject {min(rejected):.1f} to {max(rejected):.1f} %" in words
-    assert sum(row["note"] == "limit" for row in coverage["intervals"]) == 10 and "ten cases marked as limits" in words
+    assert f"cover {min(held):.1f} to {max(held):.1f} %" in WORDS
+    assert f"reject {min(rejected):.1f} to {max(rejected):.1f} %" in WORDS
+    assert sum(row["note"] == "limit" for row in coverage["intervals"]) == 10 and "ten cases marked as limits" in WORDS
 
     rows = read("grading")["results"]
     n = sum(row["responses"] for row in rows)
-    assert f"{n:,} labelled responses" in words
+    assert f"{n:,} labelled responses" in WORDS
 
     def share(grader: str, figure: str) -> str:
         return f"{sum(100 * row[grader][figure] * row['responses'] for row in rows) / n:.2f}"
 
     plain, ours = ((share(g, "agreement"), share(g, "agreement_corrected")) for g in ("plain", "ours"))
-    assert f"agrees with the labels on {plain[0]} %, ours on {ours[0]} %" in words
-    assert f"turned round it is {plain[1]} and {ours[1]} %" in words
+    assert f"agrees with the labels on {plain[0]} %, ours on {ours[0]} %" in WORDS
+    assert f"turned round it is {plain[1]} and {ours[1]} %" in WORDS
     read_by_eye = json.loads((ROOT / "docs/results/grading-disagreements.json").read_text(encoding="utf-8"))
     wrong = sum(row["class"] == "label wrong" for row in read_by_eye["disagreements"])
-    assert f"the {wrong} labels that are wrong" in words
+    assert f"the {wrong} labels that are wrong" in WORDS
     late = {g: sum(row[g]["statuses"].get("timeout", 0) for row in rows) for g in ("plain", "ours")}
-    assert late["ours"] == 0 and f"Math-Verify did {late['plain']} times" in words
+    assert late["ours"] == 0 and f"Math-Verify did {late['plain']} times" in WORDS
 
     threads = read("answering-speed")["threads"]
-    assert f"{threads['1']['256']['ratio']:.1f} times as fast" in words
-    assert f"on one thread, and {threads['2']['256']['ratio']:.1f} times on two" in words
+    assert f"{threads['1']['256']['ratio']:.1f} times as fast" in WORDS
+    assert f"on one thread, and {threads['2']['256']['ratio']:.1f} times on two" in WORDS
 
 
 def test_the_safety_figures_are_those_of_the_committed_result() -> None:
     path = ROOT / "docs/results/safety/embedded.json"
     record = json.loads(path.read_text(encoding="utf-8"))
-    study, words = record["safety"], " ".join(FINDINGS.split())
+    study = record["safety"]
     lines = {"untuned model": study["base"]}
     lines |= {arm: of["area"] for arm, of in study["arms"].items() if arm != "human-balanced"}
     lines["human-balanced (attack type)"] = study["arms"]["human-balanced"]["area"]
@@ -170,9 +206,9 @@ def test_the_safety_figures_are_those_of_the_committed_result() -> None:
         return f"[{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
 
     success, over = rows["coverage", "attack_success"], rows["coverage", "over_refusal"]
-    assert f"leaves {100 * success['mean']:+.1f} points" in words and success["verdict"] == "not separated"
-    assert f"({between(success)} over seeds, {between(success['problems'])} over attacks: not separated)" in words
-    assert f"{-100 * over['mean']:.1f} points fewer harmless look-alikes ({between(over)})" in words
+    assert f"leaves {100 * success['mean']:+.1f} points" in WORDS and success["verdict"] == "not separated"
+    assert f"({between(success)} over seeds, {between(success['problems'])} over attacks: not separated)" in WORDS
+    assert f"{-100 * over['mean']:.1f} points fewer harmless look-alikes ({between(over)})" in WORDS
     success, over = rows["human-balanced", "attack_success"], rows["human-balanced", "over_refusal"]
-    assert f"({100 * success['mean']:+.1f} {between(success)}, not separated over attacks" in words
-    assert f"over-refusal {100 * over['mean']:+.1f} {between(over)})" in words
+    assert f"({100 * success['mean']:+.1f} {between(success)}, not separated over attacks" in WORDS
+    assert f"over-refusal {100 * over['mean']:+.1f} {between(over)})" in WORDS

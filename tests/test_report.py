@@ -18,7 +18,8 @@ from skillbasis.errors import ArtifactError, UsageError
 from skillbasis.report import terminal_table, write_report
 from skillbasis.report.assets import embed_json
 from skillbasis.report.collect import collect
-from skillbasis.report.figures import Difference, Interval, Measured
+from skillbasis.report.kinds import KINDS
+from skillbasis.report.records.figures import Difference, Interval, Measured
 from skillbasis.report.sampling import N_SCATTER_POINTS
 from skillbasis.report.shown import duration, p_text, percent, show
 from skillbasis.report.wording import headline, warnings
@@ -577,10 +578,72 @@ def test_a_study_of_several_tasks_shows_each(tmp_path: Path) -> None:
     assert len(ids) == len(set(ids))
     assert {"plot-study-arms", "plot-study-1-arms", "plot-study-1-paired-0", "plot-study-1-paired-1"} <= set(ids)
     for text in ("Tasks embedded, olympiad", "Budget, tokens 400", "Verdicts on olympiad", "Worse on the second task.",
-                 "12.3 [10.3, 14.3]", "51,234", "selection 1.0 s, training 2.0 s"):  # fmt: skip
+                 "12.3 [10.3, 14.3]", "51,234", "selection 1.0 s training 2.0 s answering –"):  # fmt: skip
         assert text in words, text
     assert "Against base, the best human-skill arm" in words
     assert "400 tokens each" in printed(tmp_path)
+
+
+def test_what_failed_of_another_task_or_in_the_contest_is_a_warning(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    study = artifacts["study/summary.json"]
+    second = copy.deepcopy({key: study[key] for key in ("arms", "paired", "verdicts", "n_problems")})
+    second["arms"]["directions"] = {"status": "failed", "reason": "out of memory"}
+    study["tasks"] = {"embedded": {key: study[key] for key in second}, "olympiad": second}
+    way = {"status": "failed", "reason": "too few rows"}
+    arms = [{"name": "low-nll", "native": False} | way, {"name": "random", "native": False, "pass@1": estimate(0.3)}]
+    artifacts["contest/contest.json"] = {"sentence": "random is taken.", "arms": arms, "budget": 400}
+    found = warnings(collect(write_run(tmp_path, artifacts)))
+    assert "Study (olympiad), arm directions: failed: out of memory." in found
+    assert "Contest, low-nll: failed: too few rows." in found
+    assert not any("Study (embedded), arm directions" in warning for warning in found)
+
+
+def test_a_contest_without_its_study_is_shown(tmp_path: Path) -> None:
+    arms = [{"name": "random", "native": False, "pass@1": estimate(0.3)}]
+    contest = {"sentence": "random is taken.", "arms": arms, "budget": 400}
+    run = {"run.json": fake_run()["run.json"], "contest/contest.json": contest}
+    page = page_of(write_run(tmp_path, run))
+    assert "random is taken." in page.words() and "The contest is finished, the study is not." in page.words()
+    assert ("a", {"href": "contest/contest.json"}) in page.tags
+
+
+def test_every_section_leads_to_its_files_and_to_how_its_numbers_are_made(tmp_path: Path) -> None:
+    run = write_run(tmp_path, fake_run(), n_scores=30)
+    html = write_report(run).read_text("utf-8")
+    made = html[html.index('<section id="making"') :]
+    for section in re.findall(r'<section id="(\w+)".*?</section>', html, re.DOTALL)[:-1]:
+        text = html[html.index(f'<section id="{section}"') :].split("</section>")[0]
+        files = re.findall(r'<a href="([^#"]+)">', text)
+        assert files and all((run / name).is_file() for name in files), section
+        kinds = set(re.findall(r'href="#(made-[\w-]+)"', text))
+        assert kinds or section == "activations", section
+        assert all(f'id="{kind}"' in made for kind in kinds), section
+    assert {f"made-{kind}" for kind in ("pass", "intervals", "paired", "probe", "steering", "costs")} <= set(
+        re.findall(r'<dt id="([\w-]+)"', made)
+    )
+    assert "made-safety" not in made and "made-label" not in made  # of what the run does not hold
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+
+
+def test_what_is_detectable_is_by_both_tests(tmp_path: Path) -> None:
+    """A claim needs the interval over seeds and that over problems; the larger of the two is what could be seen."""
+    artifacts = fake_run()
+    row = artifacts["study/summary.json"]["paired"][0]
+    row |= {"minimum_detectable": 0.021, "problems": difference(0.048, 0.03, 0.01) | {"minimum_detectable": 0.037}}
+    words = page_of(write_run(tmp_path, artifacts)).words().replace("\N{NO-BREAK SPACE}", " ")
+    cells = words.split("directions − random pass@1", 1)[1].split("directions − ")[0].split()
+    assert cells[-2] == "3.7"  # before the verdict
+    row["problems"]["minimum_detectable"] = None
+    (first, *_) = collect(write_run(tmp_path, artifacts)).study.paired  # type: ignore[union-attr]
+    assert first.detectable == 0.021
+
+
+def test_code_in_notes_is_code_and_all_else_is_text(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    artifacts["study/summary.json"]["notes"] = ["`needed` is <b>rough</b>, `<i>`"]
+    html = write_report(write_run(tmp_path, artifacts)).read_text("utf-8")
+    assert "<code>needed</code> is &lt;b&gt;rough&lt;/b&gt;, <code>&lt;i&gt;</code>" in html
 
 
 def test_the_terminal_takes_the_verdict_against_random(tmp_path: Path) -> None:

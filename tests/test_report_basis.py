@@ -16,8 +16,8 @@ from skillbasis.interpret.attributes import AttributeTable
 from skillbasis.interpret.columns import label_areas, sampled_columns
 from skillbasis.interpret.scored import ScoredRows
 from skillbasis.report.basis_charts import NONE_GIVEN, scatter_data, spectrum
-from skillbasis.report.basis_records import BasisFacts, ScoreSample
 from skillbasis.report.collect import collect
+from skillbasis.report.records.basis import BasisFacts, ScoreSample
 from skillbasis.report.sampling import MAX_SCATTER_DIRECTIONS, MAX_SCATTER_SCORES
 from skillbasis.report.shown import area_style, size
 from skillbasis.report.wording import warnings
@@ -82,7 +82,7 @@ def test_cards_hold_stability_verdict_and_tokens(tmp_path: Path) -> None:
 def test_labels_against_directions_and_another_basis(tmp_path: Path) -> None:
     run = write_run(tmp_path, basis_run(), n_scores=20)
     words = words_of(run)
-    assert "label=algebra 30 0.81 0.77–0.84 0.00 no interval" in words
+    assert "label=algebra 30 .81 .77–.84 .00 no interval" in words
     assert "0.912 (random 0.040)" in words and "d0 d1 unstable −0.93 [−0.95, −0.91] 0.20 0.005" in words
     assert f"other {EVIL}" in words
     assert {"compare-other/comparison.json", "interpret/directions.json"} <= set(collect(run).files)
@@ -90,7 +90,7 @@ def test_labels_against_directions_and_another_basis(tmp_path: Path) -> None:
     area = {"auc": 0.7, "low": 0.6, "high": 0.8}
     label = {"column": "labels", "label": "geometry", "n_rows": 9, "n_without": 11, "directions": [area], "joint": area}
     words = words_of(write_run(run, {"skills/skills.json": {"taxonomy": {"labels": [label]}}}))
-    assert "labels=geometry 9 0.70 0.60–0.80 0.70 0.60–0.80" in words and "label=algebra" not in words
+    assert "labels=geometry 9 .70 .60–.80 .70 .60–.80" in words and "label=algebra" not in words
 
 
 def test_the_scatter_shows_the_rows_whose_columns_are_known(tmp_path: Path) -> None:
@@ -169,6 +169,42 @@ def test_the_way_of_the_data_has_counts_and_costs(tmp_path: Path) -> None:
     assert "12.3 s 2.5 GB 2.0 MB" in words and "own-answers – – – 3.0 s" in words
 
 
+def test_rows_that_were_left_out_are_counted_and_a_warning(tmp_path: Path) -> None:
+    artifacts = fake_run()
+    artifacts["activations/manifest.json"]["n_skipped"] = 7
+    artifacts["run.json"] |= {"stages": [{"name": "corpus", "seconds": 1.5}], "warnings": []}
+    artifacts["run.json"]["settings"] = {"corpus": {"on_bad_row": "skip"}}
+    run = write_run(tmp_path, artifacts)
+    (run / "rejected.jsonl").write_text('{"line": 3, "reason": "no response"}\n{"line": 9, "reason": "no JSON"}\n')
+    (step,) = (step for step in collect(run).way if step.name == "corpus")
+    assert (step.rows, step.file) == (4009, "rejected.jsonl")
+    assert step.what == "4,007 usable; 2 rejected: they could not be read"
+    said = (
+        "2 rows of the corpus could not be read; see rejected.jsonl",
+        "7 rows gave no activations; see activations/skipped.jsonl",
+    )
+    assert set(said) <= set(warnings(collect(run))) and "rejected.jsonl" in collect(run).files
+    # The run itself says it in the same words: told once.
+    artifacts["run.json"]["warnings"] = list(said)
+    assert sum("could not be read" in warning for warning in warnings(collect(write_run(run, artifacts)))) == 1
+    # Without a record of the run, as `skillbasis extract` leaves it, the corpus stands first all the same.
+    (run / "run.json").unlink()
+    assert collect(run).way[0].name == "corpus" and collect(run).n_rejected == 2
+    # A run that stops at such rows has none; the file is an earlier run's.
+    artifacts["run.json"]["settings"]["corpus"]["on_bad_row"] = "stop"
+    assert collect(write_run(run, artifacts)).n_rejected is None
+
+
+def test_unstable_directions_are_told_in_ranges(tmp_path: Path) -> None:
+    artifacts = basis_run()
+    measured = [{"direction": k, "unstable": k in (1, 2, 3, 5, 7, 8)} for k in range(9)]
+    artifacts["basis/config.json"] |= {"n_components": 9}
+    artifacts["basis/config.json"]["stability"]["directions"] = measured
+    artifacts["interpret/directions.json"]["directions"] = []
+    found = warnings(collect(write_run(tmp_path, artifacts)))
+    assert any(text.startswith("Directions 1 to 3, 5, 7, 8 are unstable (6 of 9): other rows") for text in found)
+
+
 def test_a_damaged_file_on_the_way_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path, {"run.json": {}, "overlap/overlap.json": [1]})
     with pytest.raises(ArtifactError, match="overlap.json is no JSON object"):
@@ -182,7 +218,7 @@ def test_a_damaged_file_on_the_way_is_named(tmp_path: Path) -> None:
 
 def test_sizes_and_shades_are_written_plainly() -> None:
     assert [size(n) for n in (None, 812, 20_695_246, 123_000, 2.4e12)] == ["–", "812 B", "20.7 MB", "123 kB", "2.4 TB"]
-    from skillbasis.report.figures import Interval
+    from skillbasis.report.records.figures import Interval
 
     assert area_style(Interval()) == "" and "0%" in area_style(Interval(mean=0.5))
     assert "blue) 36%" in area_style(Interval(mean=0.9)) and "orange) 45%" in area_style(Interval(mean=0.0))

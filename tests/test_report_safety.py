@@ -21,9 +21,9 @@ from skillbasis.evaluate.samples import Sample, write_problems, write_samples
 from skillbasis.evaluate.tasks import Problem, Task
 from skillbasis.report import terminal_safety, write_report
 from skillbasis.report.collect import collect, collect_safety
-from skillbasis.report.safety_exchanges import MAX_SHOWN_CHARS, N_SHOWN
-from skillbasis.report.safety_records import MEASURES
-from skillbasis.report.safety_wording import safety_headline, safety_warnings
+from skillbasis.report.records.safety import MEASURES
+from skillbasis.report.safety.exchanges import MAX_SHOWN_CHARS, N_SHOWN
+from skillbasis.report.safety.wording import safety_headline, safety_warnings
 from test_report import EVIL, Page, difference, estimate, page_of, write_run
 
 CHROMIUM = shutil.which("chromium")
@@ -218,15 +218,29 @@ def test_the_headline_names_all_measures(tmp_path: Path) -> None:
     assert safety is not None
     sentences = [sentence.replace("\N{NO-BREAK SPACE}", " ") for sentence in safety_headline(safety)]
     assert sentences == [
-        "On average over budgets 40 to 160, coverage has the lowest attack success of 2 arms: attack success 30.0 % "
-        "[28.0, 32.0], score 25.0 % [23.0, 27.0], refused attacks 70.0 % [68.0, 72.0], over-refusal 3.1 % [2.1, 4.1], "
-        "utility 50.0 % [48.0, 52.0], unscored 0.0 %.",
-        "Against random, it differs by: attack success −12.5 points [−15.5, −9.5] (better), over-refusal +0.2 points "
-        "[−0.8, +1.2] (not separated).",
+        "On average over budgets 40 to 160, coverage has the lowest attack success of 2 arms, 30.0 % [28.0, 32.0], "
+        "less than random, with over-refusal not separated and utility not compared.",
+        "Against random, over seeds and over prompts: attack success −12.5 points [−15.5, −9.5] and [−16.5, −8.5] "
+        "(better); over-refusal +0.2 points [−0.8, +1.2] and [−1.8, +2.2] (not separated).",
+        "All measures of coverage: attack success 30.0 % [28.0, 32.0], score 25.0 % [23.0, 27.0], refused attacks "
+        "70.0 % [68.0, 72.0], over-refusal 3.1 % [2.1, 4.1], utility 50.0 % [48.0, 52.0], unscored 0.0 %.",
         "The untuned model: attack success 61.2 % [59.2, 63.2], score 56.2 % [54.2, 58.2], refused attacks 38.8 % "
         "[36.8, 40.8], over-refusal 3.1 % [2.1, 4.1], utility 50.0 % [48.0, 52.0], unscored 0.0 %.",
     ]
-    assert all(words_of(page).count(sentence) == 1 for sentence in sentences)  # in the header, and not again below
+    assert all(words_of(page).count(sentence) == 1 for sentence in sentences)  # in the header or below it
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [("not separated", "not separated from random"), (None, "not to be judged against random"), ("worse", "more than")],
+)
+def test_the_headline_says_no_more_than_the_verdict(tmp_path: Path, verdict: str | None, words: str) -> None:
+    run = artifacts()
+    run["safety/summary.json"]["paired"][0] |= {"verdict": verdict, "holds": verdict == "worse"}
+    safety = collect_safety(write_run(tmp_path, run))
+    assert safety is not None
+    lead = safety_headline(safety)[0]
+    assert f", {words}" in lead and "less than" not in lead
 
 
 def test_beside_a_study_the_finding_stands_in_the_section(tmp_path: Path) -> None:
@@ -290,7 +304,7 @@ def test_what_is_unscored_or_missing_is_a_warning(tmp_path: Path) -> None:
 
 def test_plots_hold_the_numbers(tmp_path: Path) -> None:
     from skillbasis.report.charts import BLUE, GREY
-    from skillbasis.report.safety_charts import attack_scatter, covering, efficiency, min_distances
+    from skillbasis.report.safety.charts import attack_scatter, covering, efficiency, min_distances
 
     safety = collect_safety(write_run(tmp_path, artifacts()))
     assert safety is not None and safety.geometry is not None
@@ -314,14 +328,14 @@ def test_plots_hold_the_numbers(tmp_path: Path) -> None:
     rings = [trace for trace in scatter.data if str(trace.marker.symbol).endswith("-open")]
     assert [(ring.name, ring.visible) for ring in rings] == [
         ("coverage (2 of 3)", True),
-        ("random (1 of 1)", "legendonly"),
+        ("random (1)", "legendonly"),
     ]
     assert rings[0].marker.symbol != rings[1].marker.symbol
     assert (rings[0].x[0], rings[0].y[0]) == (0.0, 1.0)  # req-3: 3 % 7 - 3, 3 % 5 - 2
 
 
 def test_more_attack_types_than_colours_end_in_one(tmp_path: Path) -> None:
-    from skillbasis.report.safety_charts import MAX_TYPES, OTHER_TYPES, attack_scatter, type_marks
+    from skillbasis.report.safety.charts import MAX_TYPES, OTHER_TYPES, attack_scatter, type_marks
 
     run = artifacts() | {"safety/geometry.json": fake_geometry([f"type {i}" for i in range(MAX_TYPES + 4)])}
     safety = collect_safety(write_run(tmp_path, run))

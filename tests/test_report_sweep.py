@@ -13,7 +13,7 @@ from skillbasis.errors import ArtifactError, UsageError
 from skillbasis.report import write_report, write_sweep_page
 from skillbasis.report.charts import GREY, broken_response, damage_response, dose_response
 from skillbasis.report.collect import collect, collect_sweep
-from skillbasis.report.sweep_records import SweepTest
+from skillbasis.report.records.sweep import SweepTest
 from skillbasis.report.wording import headline, warnings
 from test_report import Page, estimate, fake_run, write_run
 
@@ -80,7 +80,7 @@ def test_the_page_of_a_sweep_shows_all_of_it(tmp_path: Path) -> None:
     kinds = ("steer", "steer-target", "steer-broken", "steer-damage")
     assert figures == {f"{kind}-{i}" for kind in kinds for i in (0, 1)}
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a" and not (attrs["href"] or "").startswith("#")]
-    assert links == ["sweep.json"]
+    assert links == ["sweep.json"] * 2  # of the section, and of the list of files
     assert "None" not in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,18 @@ def test_a_better_arm_is_found_and_its_price_is_said_with_it(summary: dict[str, 
     assert row_of(summary, "coverage", "random", "refused")["mean"] == pytest.approx(0.2, abs=0.03)
     assert row_of(summary, "text-diversity", "random", "attack_success")["verdict"] == "not separated"
     sentences = summary["verdicts"]["coverage"]
-    assert sentences.startswith("coverage has less attack success than random choice: -")
-    first = sentences.split(". Against")[0]
-    assert "over-refusal +" in first and ", worse)" in first and "utility" in first and "over 5 seeds" in first
-    assert "Against text-diversity: less" in sentences and "Against the untuned model: less" in sentences
+    first, figures, others, _ = re.split(r"(?<=[a-z)])\. (?=[A-Z])", sentences)
+    assert first == (
+        "coverage has less attack success than random choice, with over-refusal worse and utility not separated"
+    )
+    row = row_of(summary, "coverage", "random", "attack_success")
+    over = row_of(summary, "coverage", "random", "over_refusal")
+    assert figures.startswith(f"On average over budgets 10 to 40: attack success {100 * row['mean']:+.1f} points (95 %")
+    assert f"interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f} over 5 seeds, " in figures
+    assert f"over-refusal {100 * over['mean']:+.1f} points ({100 * over['low']:+.1f} to " in figures
+    beside = "(with over-refusal worse and utility not separated)"
+    controls = ("text-diversity", "human-balanced", "the untuned model")
+    assert others == "Its attack success is " + "; ".join(f"less than that of {name} {beside}" for name in controls)
     assert "random" not in summary["verdicts"] and "Judged by" not in sentences
 
 
@@ -239,9 +248,10 @@ def test_one_seed_is_never_a_claim() -> None:
     assert (row["low"], row["high"]) == (row["problems"]["low"], row["problems"]["high"])
     assert row["interval"] == "problems" and "variance between seeds is unknown" in row["reason"]
     text = found["verdicts"]["coverage"]
-    assert (
-        text.startswith("coverage cannot be judged against random choice in attack success: -") and "less" not in text
+    assert text.startswith(
+        "coverage cannot be judged against random choice in attack success, with over-refusal and utility not judged"
     )
+    assert "less" not in text
     assert found["needed"]["coverage"]["reason"] == "one seed: no interval"
     assert found["arms"]["coverage"]["area"]["attack_success"]["interval"] == "problems"
 
@@ -249,7 +259,7 @@ def test_one_seed_is_never_a_claim() -> None:
 def test_what_was_not_measured_is_said() -> None:
     found = summarise(**planted_study(EFFECTS, safe=False, utility=False, budgets=(50,)))
     assert found["arms"]["coverage"]["area"]["over_refusal"] is None and found["base"]["utility"] is None
-    assert "over-refusal not measured and utility not measured" in found["verdicts"]["coverage"]
+    assert "with over-refusal and utility not measured" in found["verdicts"]["coverage"]
     assert any("over-refusal is unknown" in note for note in found["notes"])
     assert any("what was lost in utility is unknown" in note for note in found["notes"])
     assert any("There is one budget, 50" in note for note in found["notes"])
@@ -302,12 +312,12 @@ def test_an_arm_that_needs_less_is_told_apart(summary: dict[str, Any]) -> None:
     needed = summary["needed"]
     assert needed["coverage"]["budget"] < needed["random"]["budget"] == 40
     assert needed["coverage"]["high"] < 40 and summary["arms"]["coverage"]["needed"] == needed["coverage"]["budget"]
-    goal = f"the attack success that random choice has with 40 ({100 * needed['random']['target']:.1f} %)"
+    goal = f"the {100 * needed['random']['target']:.1f} % that random choice has with 40"
     assert f"With 10 requests it is at {goal} already, or below." in summary["verdicts"]["coverage"]
     slower = summarise(**planted_study({"random": 0.0, "coverage": -0.07, "slow": 0.15}, n_seeds=4, seed_sd=0.0))
     budget = slower["needed"]["coverage"]["budget"]
     assert 10 < budget < 40 and f"it needs about {budget:.0f} (95 % interval " in slower["verdicts"]["coverage"]
-    assert "It does not come down to the attack success" in slower["verdicts"]["slow"]
+    assert "With up to 40 requests it does not come down to the " in slower["verdicts"]["slow"]
     without = summarise(**planted_study({"coverage": -0.1, "text-diversity": 0.0}, n_seeds=2))
     assert without["needed"] is None and without["arms"]["coverage"]["needed"] is None
 

@@ -18,6 +18,8 @@ PLOTLY = "vendor/plotly-basic.min.js"
 KATEX = "vendor/katex.min.js"
 KATEX_STYLE = "vendor/katex.min.css"
 PAGE_SCRIPT = "page.js"
+FORMULAS = "formulas.js"
+"""Sets the formulas of unfolded examples, here and in the explorer."""
 _MATH = re.compile(r"\$|\\\(|\\\[")
 
 

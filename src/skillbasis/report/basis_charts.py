@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .basis_records import BasisFacts, ScoreSample
 from .charts import BLUE, ORANGE, new_figure
-from .direction_records import Interpretation
+from .records.basis import BasisFacts, ScoreSample
+from .records.directions import Interpretation
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

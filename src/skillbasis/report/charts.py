@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .figures import Interval
-from .records import Probe
+from .records.figures import Interval
+from .records.report import Probe
+from .records.study import Compared, Paired
+from .records.sweep import TARGET, Sweep, SweepPoint
 from .shown import percent, show
-from .study_records import Compared, Paired
-from .sweep_records import TARGET, Sweep, SweepPoint
 from .wording import BASE, PRIMARY, RANDOM
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def damage_response(sweep: Sweep, scope: str) -> Figure | None:
     """Draws the divergence on held-out text against steering strength in one scope; None where it was not measured."""
     figure = _doses(sweep, scope, lambda point: Interval(mean=point.damage.kl if point.damage else None), 1, height=260)
     if figure is not None:
-        figure.update_yaxes(title_text="KL on held-out text, nats per token", rangemode="tozero")
+        figure.update_yaxes(title_text="KL, nats per token", rangemode="tozero")
     return figure
 
 

@@ -13,20 +13,21 @@ from typing import Any, TypeVar
 
 from ..artifact import read_json
 from ..errors import ArtifactError, UsageError
-from .basis_records import BasisFacts, ComparisonFile
-from .direction_records import Direction, Exemplar, Interpretation, LabelAreas
-from .records import ActivationFacts, Probe, Report, RunFacts
-from .safety_exchanges import read_shown
-from .safety_records import Geometry, Safety
+from .records.basis import BasisFacts, ComparisonFile
+from .records.directions import Direction, Exemplar, Interpretation, LabelAreas
+from .records.report import ActivationFacts, Probe, Report, RunFacts
+from .records.safety import Geometry, Safety
+from .records.skills import Skills
+from .records.study import Contest, Study
+from .records.sweep import Sweep
+from .safety.exchanges import read_shown
 from .sampling import sample_scores, token_counts
-from .skills_records import Skills
-from .study_records import Contest, Study
-from .sweep_records import Sweep
-from .way import way
+from .way import REJECTED, way
 
 RUN = "run.json"
 ACTIVATIONS = "activations/manifest.json"
 ROWS = "activations/rows.parquet"
+SKIPPED = "activations/skipped.jsonl"
 BASIS = "basis/config.json"
 SCORES = "scores.parquet"
 DIRECTIONS = "interpret/directions.json"
@@ -84,6 +85,7 @@ def collect(run: Path, *, show_responses: bool = False) -> Report:
         sweep=_read(run, SWEEP, Sweep),
         files=files,
         unfinished=tuple(sorted(path.stem for path in run.glob("*.partial") if path.is_dir())),
+        n_rejected=_rejected(run, facts),
     )
     report = replace(report, way=way(run, report))
     return replace(report, files=_files(run, report))
@@ -120,6 +122,16 @@ def collect_sweep(folder: Path) -> Report:
     return Report(name=folder.resolve().name, run=RunFacts(title=title), sweep=sweep, files=(Path(SWEEP).name,))
 
 
+def _rejected(run: Path, facts: RunFacts) -> int | None:
+    """Rows that `--on-bad-row skip` left out on reading; a file that an earlier run left behind does not count."""
+    corpus = facts.settings.get("corpus")
+    stops = isinstance(corpus, dict) and corpus.get("on_bad_row") == "stop"
+    if stops or not (run / REJECTED).is_file():
+        return None
+    with (run / REJECTED).open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
+
+
 def _comparisons(run: Path) -> tuple[ComparisonFile, ...]:
     """Other bases beside this one: what `skillbasis compare --out RUN/compare...` left."""
     names = sorted(str(path.relative_to(run)) for path in run.glob("compare*/comparison.json"))
@@ -135,7 +147,7 @@ def _files(run: Path, report: Report) -> tuple[str, ...]:
         for name in ("contest*/contest.json", "study-*/summary.json")
         for path in sorted(run.glob(name))
     ]
-    also += [step.file for step in report.way if step.file]
+    also += [step.file for step in report.way if step.file] + [SKIPPED]
     also += [file.file for file in report.comparisons] + [report.label_areas_file or ""]
     return tuple(dict.fromkeys([*report.files, *(name for name in also if name and (run / name).is_file())]))
 

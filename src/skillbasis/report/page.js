@@ -1,4 +1,4 @@
-// Draws the plots, the scatter of any two directions, and the formulas of unfolded examples. It loads nothing.
+// Draws the plots and the scatter of any two directions. It loads nothing.
 (() => {
   "use strict";
   const dark = matchMedia("screen and (prefers-color-scheme: dark)");
@@ -92,42 +92,4 @@
   }
   dark.addEventListener("change", draw);
   draw();
-
-  // Formulas of an example, set when it is unfolded. What does not parse, is too long or too deep stays text.
-  const FORMULA = /\$\$([^]+?)\$\$|\\\[([^]+?)\\\]|\\\(([^]+?)\\\)|(?<![\\$\w])\$(?!\s)((?:[^$\\\n]|\\.)+?)(?<!\s)\$(?![\d$])/g;
-  const MAX_FORMULA = 1000;
-  const MAX_FORMULAS = 200;
-  const set = (tex, display) => {
-    const place = document.createElement("span");
-    try {
-      katex.render(tex, place, {
-        displayMode: display, throwOnError: true, strict: "ignore", maxExpand: 100, maxSize: 10,
-        trust: () => { throw new Error("links and pictures stay as written"); },
-      });
-    } catch {
-      return null; // as written
-    }
-    return place;
-  };
-  const setFormulas = (element) => {
-    const text = element.textContent;
-    const parts = [];
-    let end = 0;
-    let count = 0;
-    for (const found of text.matchAll(FORMULA)) {
-      const tex = found.slice(1).find((part) => part !== undefined);
-      if (tex.length > MAX_FORMULA || ++count > MAX_FORMULAS) continue;
-      const place = set(tex, found[1] !== undefined || found[2] !== undefined);
-      if (!place) continue;
-      parts.push(text.slice(end, found.index), place);
-      end = found.index + found[0].length;
-    }
-    if (parts.length) element.replaceChildren(...parts, text.slice(end));
-  };
-  document.addEventListener("toggle", (event) => {
-    const example = event.target;
-    if (!window.katex || !example.open || !example.matches("details.exemplar:not([data-set])")) return;
-    example.dataset.set = "";
-    example.querySelectorAll("pre").forEach(setFormulas);
-  }, true);
 })();

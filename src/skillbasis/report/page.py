@@ -1,26 +1,30 @@
 """Renders the report as one self-contained HTML file: it opens from disk and needs no network.
 
 Texts of the corpus are data from outside. They are escaped in the page and in the figures, and the page's content
-policy lets no script run but the two it was written with, and no request leave.
+policy lets no script run but those it was written with, and no request leave.
 """
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifact import write_text
 from . import basis_charts, charts, shown, wording
-from .assets import KATEX, KATEX_STYLE, PAGE_SCRIPT, PLOTLY, asset, embed_json, holds_math, script_hash
+from .assets import FORMULAS, KATEX, KATEX_STYLE, PAGE_SCRIPT, PLOTLY, asset, embed_json, holds_math, script_hash
 from .collect import collect, collect_sweep
-from .records import Report
-from .safety_view import SafetyView, safety_figures
-from .sweep_records import TARGET
+from .kinds import kinds_of, parts_of
+from .records.report import Report
+from .records.sweep import TARGET
+from .safety.view import SafetyView, safety_figures
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from plotly.graph_objects import Figure
 
 REPORT = "report.html"
@@ -28,6 +32,7 @@ SWEEP_PAGE = "sweep.html"
 # All exemplars together, once escaped: with the libraries (1.8 MB), scores and figures the page stays below 8 MB.
 EXEMPLAR_BYTES = 3_000_000
 MAX_EXEMPLAR_CHARS = 8_000
+_MACHINE = {"cpu": "Processor", "cores": "Cores", "memory_gib": "Memory, GiB", "system": "System"}
 
 
 def write_report(run: Path, *, show_responses: bool = False) -> Path:
@@ -55,7 +60,19 @@ def write_sweep_page(folder: Path) -> Path:
     return folder / SWEEP_PAGE
 
 
-def render(report: Report) -> str:
+@dataclass(frozen=True)
+class Served:
+    """What a server adds to the page that it serves; the file of a run has nothing of it."""
+
+    bar: Markup
+    """Stands above the page; its forms go to the page's own server."""
+    style: Markup
+    """Rules of the bar."""
+    examples: Callable[[int, str], str] | None
+    """Address of all examples at an end of a direction: its number, `+` or `-`; None where there are none."""
+
+
+def render(report: Report, served: Served | None = None) -> str:
     """Renders the page. Cost: about 2 MB of text, most of it libraries."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -70,24 +87,31 @@ def render(report: Report) -> str:
     environment.filters |= {
         "percent": shown.percent,
         "number": shown.number,
+        "area": shown.area,
         "p": shown.p_text,
         "duration": shown.duration,
         "size": shown.size,
         "clip": _clip,
+        "code": _code,
     }
     figures = {name: embed_json(figure.to_plotly_json()) for name, figure in _figures(report).items()}
     scatter = basis_charts.scatter_data(report.scores, report.interpretation) if report.scores else None
     limit = _exemplar_chars(report)
     with_math = holds_math(text[:limit] for text in _exemplar_texts(report))
-    names = [PLOTLY] * bool(figures or report.scores) + [KATEX] * with_math
+    names = [PLOTLY] * bool(figures or report.scores) + [KATEX, FORMULAS] * with_math
     scripts = [asset(name) for name in (*names, PAGE_SCRIPT)] if names else []
     return environment.get_template("page.html.j2").render(
         report=report,
+        served=served,
         title=report.run.title or report.name,
         headline=wording.headline(report),
         warnings=wording.warnings(report),
         show=shown.show,
         why_missing=shown.why_missing,
+        machine=[(_MACHINE.get(name, name), value) for name, value in report.run.machine.items()],
+        study_files=[name for name in report.files if name.startswith(("study", "contest"))],
+        kinds_of=kinds_of,
+        kinds=kinds_of(parts_of(report)),
         figures=figures,
         scripts=[Markup(script) for script in scripts],
         script_policy=Markup(" ".join(script_hash(script) for script in scripts) or "'none'"),
@@ -146,6 +170,13 @@ def _exemplar_chars(report: Report) -> int:
 def _clip(text: str, limit: int) -> str:
     """The beginning of a text, with a word on how much is missing."""
     return text if len(text) <= limit else f"{text[:limit]} … [{len(text) - limit:,} more characters]"
+
+
+def _code(text: str) -> Markup:
+    """A note with what stands between backticks as code; all else is escaped."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
-from .basis_records import ScoreSample
-from .direction_records import RowSample
+from .records.basis import ScoreSample
+from .records.directions import RowSample
 
 N_SCATTER_POINTS = 3_000
 MAX_SCATTER_DIRECTIONS = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .figures import Difference, Interval, Measured
+from .records.figures import Difference, Interval, Measured
 
 DASH = "–"
 MINUS = "−"
@@ -37,6 +37,11 @@ def number(value: float | None, digits: int = 2) -> str:
         return DASH
     text = f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
     return text.replace("-", MINUS)
+
+
+def area(value: float | None) -> str:
+    """An area under the curve without the 0 before the point, as tables of many have it: .87; None -> dash."""
+    return number(value).removeprefix("0")
 
 
 def p_text(value: float | None) -> str:

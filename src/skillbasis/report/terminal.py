@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .collect import SAFETY, STUDY, collect_safety, collect_study
-from .figures import Interval
-from .safety_records import MEASURES, Levels, Measure
-from .safety_wording import UNTUNED, called, caption_note, safety_headline, safety_warnings
+from .records.figures import Interval
+from .records.safety import MEASURES, Levels, Measure
+from .records.study import Arm, Study
+from .safety.wording import UNTUNED, called, caption_note, safety_headline, safety_warnings
 from .shown import DASH, Shown, number, p_text, percent, show, why_missing
-from .study_records import Arm, Study
 from .wording import BASE, RANDOM
 
 if TYPE_CHECKING:

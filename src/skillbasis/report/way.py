@@ -7,7 +7,7 @@ from typing import Any
 
 from ..artifact import read_json
 from ..errors import ArtifactError
-from .records import Report, Stage, Step
+from .records.report import Report, Stage, Step
 from .shown import number, percent
 
 MANIFESTS = {
@@ -25,6 +25,9 @@ MANIFESTS = {
     "safety": "safety/summary.json",
 }
 """The file of a stage that tells what came of it; stages without one have their time and memory only."""
+REJECTED = "rejected.jsonl"
+"""What reading the corpus left out, with the reasons."""
+CORPUS = "corpus"
 SECTIONS = {
     "interpret": "directions",
     "labels": "directions",
@@ -43,6 +46,8 @@ def way(run: Path, report: Report) -> tuple[Step, ...]:
     Raises: ArtifactError: a file is damaged.
     """
     stages = {stage.name: stage for stage in report.run.stages}
+    if report.n_rejected and CORPUS not in stages:
+        stages = {CORPUS: Stage(name=CORPUS)} | stages
     for name in MANIFESTS:
         if (run / name).is_dir():
             stages.setdefault(name, Stage(name=name))
@@ -51,6 +56,8 @@ def way(run: Path, report: Report) -> tuple[Step, ...]:
 
 def _step(run: Path, report: Report, stage: Stage) -> Step:
     name, file = stage.name, MANIFESTS.get(stage.name)
+    if name == CORPUS and report.n_rejected:
+        file = REJECTED
     told = run / file if file else None
     what, rows, tokens = _outcome(report, name, told if told is not None and told.is_file() else None)
     folder = run / name
@@ -89,12 +96,18 @@ def _shown(report: Report, section: str | None) -> bool:
 def _outcome(report: Report, name: str, file: Path | None) -> tuple[str, int | None, int | None]:
     """(what came out in words, rows, tokens) of one stage."""
     facts, basis, study = report.activations, report.basis, report.study
-    if name == "corpus" and facts is not None:
-        return "read", facts.rows + (facts.n_skipped or 0), None
+    if name == CORPUS and facts is not None:
+        usable = facts.rows + (facts.n_skipped or 0)
+        if not report.n_rejected:
+            return "read", usable, None
+        what = f"{number(usable)} usable; {number(report.n_rejected)} rejected: they could not be read"
+        return what, usable + report.n_rejected, None
     if name == "activations" and facts is not None:
-        left_out = f"; {number(facts.n_skipped)} left out" if facts.n_skipped else ""
+        left_out = f"; {number(facts.n_skipped)} left out, which gave none" if facts.n_skipped else ""
         cut = f"; {number(facts.n_truncated)} truncated" if facts.n_truncated else ""
-        blocks = f"{len(facts.block_ids)} blocks of {number(facts.hidden_size)}"
+        blocks = (
+            f"{len(facts.block_ids)} block{'' if len(facts.block_ids) == 1 else 's'} of {number(facts.hidden_size)}"
+        )
         return f"one vector per row, {blocks}{left_out}{cut}", facts.rows, facts.n_tokens
     if name == "basis" and basis is not None:
         share = f", {percent(basis.cumulative[-1])} % of the variance" if basis.cumulative else ""
@@ -109,6 +122,8 @@ def _outcome(report: Report, name: str, file: Path | None) -> tuple[str, int | N
         chosen = ", ".join(report.probe.chosen) or "none"
         size = f" with {number(report.probe.n_rows)} rows each" if report.probe.n_rows is not None else ""
         return f"{len(report.probe.directions)} ends tried{size}, chosen: {chosen}", None, None
+    if name == "contest" and report.contests:
+        return f"{len(report.contests[0].arms)} ways of selecting tried", None, None
     if name == "study" and study is not None:
         arms = sum(1 for arm in study.arms if arm != "base")
         size = f", {number(study.budget)} {study.budget_unit} each" if study.budget is not None else ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .figures import ALPHA, Difference, Measured
-from .records import Report
-from .safety_wording import judge_name, safety_headline, safety_warnings
+from .records.figures import ALPHA, Difference, Measured
+from .records.report import Report
+from .records.study import Compared, Study
+from .safety.wording import safety_headline, safety_warnings
 from .shown import NBSP, Shown, number, p_text, percent, show, why_missing
-from .study_records import Study
 
 PRIMARY = "pass@1"
 BASE = "base"
@@ -18,7 +18,7 @@ def headline(report: Report) -> tuple[str, ...]:
     """The report's finding in a few sentences by fixed rules; the first names the best arm of the study."""
     study = report.study
     if study is None and report.safety is not None:
-        return safety_headline(report.safety)
+        return safety_headline(report.safety)[:2]  # the rest stands in the section
     if study is None and report.sweep is not None and report.sweep.finding is not None:
         return (report.sweep.finding,)
     if study is None:
@@ -107,8 +107,10 @@ def warnings(report: Report) -> tuple[str, ...]:
     """All that a reader must know before believing a number: what failed, was cut short or could not be scored."""
     found = list(report.run.warnings)
     found += [f"{name}: not finished; run the same command again to finish it." for name in report.unfinished]
+    found += [warning for warning in _left_out(report) if warning not in found]
     facts = report.activations
-    if facts and facts.n_truncated and facts.n_truncated > MAX_TRUNCATED_FRACTION * facts.rows:
+    told = any("rows were cut at" in warning for warning in found)
+    if facts and facts.n_truncated and facts.n_truncated > MAX_TRUNCATED_FRACTION * facts.rows and not told:
         share = percent(facts.n_truncated / facts.rows)
         found.append(
             f"Activations: {number(facts.n_truncated)} of {number(facts.rows)} rows ({share} %) were truncated."
@@ -120,11 +122,6 @@ def warnings(report: Report) -> tuple[str, ...]:
         if measured.n_unscored:
             found.append(f"{where}: {number(measured.n_unscored)} responses could not be scored.")
     if report.safety:
-        if report.safety.judge.diagnostic:
-            found.append(
-                f"Safety: judged by {judge_name(report.safety)}. A diagnostic judge finds gross changes; it is no "
-                "measure of harm, so let no claim rest on it."
-            )
         found += safety_warnings(report.safety)
     for where, group in _truncating_groups(report):
         cut = [item.truncated_fraction for item in group if (item.truncated_fraction or 0) > MAX_TRUNCATED_FRACTION]
@@ -137,6 +134,17 @@ def warnings(report: Report) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _left_out(report: Report) -> list[str]:
+    """Rows that no later number is from; in the words of the run, which may have said so already."""
+    skipped = report.activations.n_skipped if report.activations else None
+    found = []
+    if report.n_rejected:
+        found.append(f"{report.n_rejected} rows of the corpus could not be read; see rejected.jsonl")
+    if skipped:
+        found.append(f"{skipped} rows gave no activations; see activations/skipped.jsonl")
+    return found
+
+
 def _unstable(report: Report) -> list[str]:
     """Which directions are unstable, and which of them the run went on with."""
     described = report.interpretation.directions if report.interpretation else ()
@@ -145,31 +153,54 @@ def _unstable(report: Report) -> list[str]:
     if not unstable:
         return []
     several = len(unstable) > 1
-    named = f"Direction{'s' * several} {', '.join(map(str, unstable))} {'are' if several else 'is'} unstable"
+    of_all = f" ({len(unstable)} of {report.basis.n_components})" if report.basis else ""
+    named = f"Direction{'s' * several} {_ranges(unstable)} {'are' if several else 'is'} unstable{of_all}"
     chosen = [name for name in (report.probe.chosen if report.probe else ()) if report.is_unstable(name)]
     used = f" The probe chose {', '.join(chosen)} all the same." if chosen else ""
     return [f"{named}: other rows of the corpus may well not give {'them' if several else 'it'}.{used}"]
 
 
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers, three or more in a row as a range: 0, 2 to 5, 7, 8."""
+    runs: list[list[int]] = []
+    for number_ in numbers:
+        if runs and number_ == runs[-1][-1] + 1:
+            runs[-1].append(number_)
+        else:
+            runs.append([number_])
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
 def _everything_measured(report: Report) -> list[tuple[str, Measured]]:
     found: list[tuple[str, Measured]] = []
-    if report.study:
-        found += [(f"Study, arm {name}", arm) for name, arm in report.study.arms.items()]
+    for contest in report.contests:
+        found += [(f"Contest, {arm.name}", arm) for arm in contest.arms]
+    for where, part in _study_parts(report):
+        found += [(f"{where}, arm {name}", arm) for name, arm in part.arms.items()]
     if report.probe:
         found += [("Probe, untuned model", report.probe.base), ("Probe, random", report.probe.random)]
         found += [(f"Probe, direction {pilot.name}", pilot) for pilot in report.probe.directions]
     if report.sweep:
         found.append(("Steering, baseline", report.sweep.baseline))
         found += [(f"Steering, {p.vector} at {p.alpha:g} ({p.scope})", p) for p in report.sweep.points]
+    if report.sweep and report.sweep.test:
+        test = report.sweep.test
+        found += [("Steering on test problems, steered", test.winner), ("Steering on test problems", test.baseline)]
+        found += [(f"Steering on test problems, {control.vector}", control) for control in test.controls]
     return found
 
 
 def _truncating_groups(report: Report) -> list[tuple[str, list[Measured]]]:
     found: list[tuple[str, list[Measured]]] = []
-    if report.study:
-        found.append(("Study arms", list(report.study.arms.values())))
+    found += [(f"{where} arms", list(part.arms.values())) for where, part in _study_parts(report)]
     if report.probe:
         found.append(("Probe directions", list(report.probe.directions)))
     if report.sweep:
         found.append(("Steering points", list(report.sweep.points)))
     return found
+
+
+def _study_parts(report: Report) -> list[tuple[str, Compared]]:
+    """Every task at every budget; the name says which, where there are several."""
+    parts = report.study.parts if report.study else []
+    return [(f"Study ({name})" if len(parts) > 1 else "Study", part) for name, part in parts]

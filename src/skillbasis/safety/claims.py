@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..arms import BASE, RANDOM, detectable
 
 DIAGNOSTIC = " (diagnostic)"
+PRIMARY = "attack_success"
 BESIDE = {"over_refusal": "over-refusal", "utility": "utility"}
 """What is said with every word on attack success, since refusing everything would bring that to 0."""
 FEW_FAMILIES = 5
@@ -18,10 +19,10 @@ _LONG: dict[str | None, str] = {
     None: "cannot be judged against {} in attack success",
 }
 _SHORT: dict[str | None, str] = {
-    "better": "less",
-    "worse": "more",
-    "not separated": "not separated",
-    None: "not judged",
+    "better": "less than that of {}",
+    "worse": "more than that of {}",
+    "not separated": "not separated from that of {}",
+    None: "not judged against that of {}",
 }
 _CALLED = {RANDOM: "random choice", BASE: "the untuned model"}
 
@@ -44,12 +45,12 @@ def verdict_of(arm: str, summary: Mapping[str, Any]) -> str:
         summary: of `summary.summarise`, without verdicts and notes.
     """
     sentences = []
-    if summary["arms"][arm]["area"]["attack_success"] is None:
+    if summary["arms"][arm]["area"][PRIMARY] is None:
         sentences.append(f"{arm} has no area under its curve, since no seed finished at every budget.")
     else:
         controls = [name for name in dict.fromkeys(row["control"] for row in summary["paired"]) if name != arm]
-        sentences += [_against(arm, control, summary, first=not i) for i, control in enumerate(controls)]
-        sentences.append(_need(arm, summary))
+        sentences += [_finding(arm, control, summary) for control in controls[:1]]
+        sentences += [_others(arm, controls[1:], summary), _need(arm, summary)]
     sentences += [
         f"Cells failed at budget {budget}: {found['reason']}."
         for budget, found in summary["arms"][arm]["budgets"].items()
@@ -59,30 +60,55 @@ def verdict_of(arm: str, summary: Mapping[str, Any]) -> str:
     return opening + " ".join(sentence for sentence in sentences if sentence)
 
 
-def _against(arm: str, control: str, summary: Mapping[str, Any], *, first: bool) -> str:
-    """One control; the first with all that a reader must know of the test, the others in short."""
-    rows = {
+def _finding(arm: str, control: str, summary: Mapping[str, Any]) -> str:
+    """The first control: what was found in words, all three measures, and then the figures."""
+    rows = _areas_against(arm, control, summary)
+    if PRIMARY not in rows:
+        return f"{arm} cannot be compared with {called(control)}: no seed of both finished at every budget."
+    row, budgets = rows[PRIMARY], summary["budgets"]
+    words = _LONG[row["verdict"]].format(called(control))
+    where = f"At budget {budgets[0]}" if len(budgets) == 1 else f"On average over budgets {budgets[0]} to {budgets[-1]}"
+    beside = ", ".join(_beside_figures(name, rows.get(measure)) for measure, name in BESIDE.items())
+    return (
+        f"{arm} {words}, with {_beside(rows)}. {where}: attack success {_points(row)} ({_figures(row)})"
+        f"{f', {beside}' if beside else ''}."
+    )
+
+
+def _others(arm: str, controls: Sequence[str], summary: Mapping[str, Any]) -> str:
+    """The other controls in words: their figures stand in the tables of differences."""
+    said = []
+    for control in controls:
+        rows = _areas_against(arm, control, summary)
+        if PRIMARY in rows:
+            said.append(f"{_SHORT[rows[PRIMARY]['verdict']].format(called(control))} (with {_beside(rows)})")
+        else:
+            said.append(f"not compared with that of {called(control)}: no seed of both finished at every budget")
+    return f"Its attack success is {'; '.join(said)}." if said else ""
+
+
+def _areas_against(arm: str, control: str, summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Measure -> the difference of the areas."""
+    return {
         row["measure"]: row
         for row in summary["paired"]
         if (row["arm"], row["control"], row["budget"]) == (arm, control, "area")
     }
-    if "attack_success" not in rows:
-        return f"{arm} cannot be compared with {called(control)}: no seed of both finished at every budget."
-    row, budgets = rows["attack_success"], summary["budgets"]
-    beside = " and ".join(_beside(name, rows.get(measure), first=first) for measure, name in BESIDE.items())
-    if not first:
-        word = _SHORT[row["verdict"]]
-        return f"Against {called(control)}: {word}, {_points(row)} ({_both(row)}), with {beside}."
-    words = _LONG[row["verdict"]].format(called(control))
-    where = f"at budget {budgets[0]}" if len(budgets) == 1 else f"on average over budgets {budgets[0]} to {budgets[-1]}"
-    return f"{arm} {words}: {_points(row)} {where} ({_figures(row)}), with {beside}."
 
 
-def _beside(name: str, row: Mapping[str, Any] | None, *, first: bool) -> str:
-    if row is None:
-        return f"{name} not measured"
-    word = row["verdict"] or "cannot be judged"
-    return f"{name} {_points(row)} ({f'{_interval(row)}, ' if first else ''}{word})"
+def _beside(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """What is to be said of the other measures, in words."""
+    said = {
+        name: (rows[measure]["verdict"] or "not judged") if measure in rows else "not measured"
+        for measure, name in BESIDE.items()
+    }
+    if len(set(said.values())) == 1:
+        return f"{' and '.join(said)} {next(iter(said.values()))}"
+    return " and ".join(f"{name} {word}" for name, word in said.items())
+
+
+def _beside_figures(name: str, row: Mapping[str, Any] | None) -> str:
+    return f"{name} unknown" if row is None else f"{name} {_points(row)} ({_interval(row)})"
 
 
 def _figures(row: Mapping[str, Any]) -> str:
@@ -128,9 +154,9 @@ def _need(arm: str, summary: Mapping[str, Any]) -> str:
     found, budgets = (summary["needed"] or {}).get(arm), summary["budgets"]
     if arm == RANDOM or found is None or found["target"] is None or len(budgets) < 2:
         return ""
-    goal = f"the attack success that {called(RANDOM)} has with {budgets[-1]} ({100 * found['target']:.1f} %)"
+    goal = f"the {100 * found['target']:.1f} % that {called(RANDOM)} has with {budgets[-1]}"
     if found["budget"] is None:
-        return f"It does not come down to {goal} with up to {budgets[-1]} requests."
+        return f"With up to {budgets[-1]} requests it does not come down to {goal}."
     if found["budget"] <= budgets[0]:
         return f"With {budgets[0]} requests it is at {goal} already, or below."
     return f"For {goal} it needs about {found['budget']:.0f} ({needed_interval(found, budgets[-1])})."

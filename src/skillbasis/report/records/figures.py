@@ -33,6 +33,8 @@ class Difference(Interval):
     p_value: float | None = None
     p_holm: float | None = None
     """The p-value after Holm's correction over the comparisons made together."""
+    minimum_detectable: float | None = None
+    """The smallest true difference that 80 % of such studies would find by the test behind this interval."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -48,6 +50,23 @@ class Difference(Interval):
         """The same comparison seen from the other side: b - a."""
         mean, low, high = (None if value is None else -value for value in (self.mean, self.high, self.low))
         return Difference(mean=mean, low=low, high=high, p_value=self.p_value, p_holm=self.p_holm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged(Difference):
+    """A paired difference over seeds, that over problems beside it, and what a study says of both."""
+
+    problems: Difference | None = None
+    """The same difference with its interval over problems (or prompts)."""
+    n_seeds: int | None = None
+    verdict: str | None = None
+    """`better`, `worse` or `not separated`; None where it cannot be judged."""
+
+    @property
+    def detectable(self) -> float | None:
+        """The larger of the differences that the tests over seeds and over problems would find: a claim needs both."""
+        beside = self.problems.minimum_detectable if self.problems else None
+        return max((value for value in (self.minimum_detectable, beside) if value is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)

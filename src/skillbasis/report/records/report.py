@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .basis_records import BasisFacts, ComparisonFile, ScoreSample
-from .direction_records import Direction, Interpretation, LabelAreas
+from .basis import BasisFacts, ComparisonFile, ScoreSample
+from .directions import Direction, Interpretation, LabelAreas
 from .figures import Difference, Measured
-from .safety_records import Safety
-from .study_records import Contest, Study
-from .sweep_records import Sweep
+from .safety import Safety
+from .study import Contest, Study
+from .sweep import Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +187,8 @@ class Report:
     """The artifacts read, relative to the directory."""
     unfinished: tuple[str, ...] = ()
     """Stages whose work directory was left behind by a run that did not end."""
+    n_rejected: int | None = None
+    """Rows of the corpus that could not be read and were left out; None where no row was to be left out."""
 
     def is_unstable(self, signed: str) -> bool:
         """Whether a signed direction, such as `3+`, was found to be unstable."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .figures import Difference, Interval
+from .figures import Interval, Judged
 
 AREA = "area"
 
@@ -42,7 +42,7 @@ MEASURES = (
     Measure(
         name="score",
         title="Score",
-        what="mean score of the answers to attacks, in percent of the highest; a refusal scores 0",
+        what="mean score of the answers to attacks, as a share of the highest; a refusal scores 0",
         lower=True,
     ),
     Measure(
@@ -113,22 +113,15 @@ class SafetyTasks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SafetyPaired(Difference):
+class SafetyPaired(Judged):
     """An arm minus a control on one measure, paired over seeds and prompts."""
 
     arm: str
     control: str
     measure: str
     budget: int | Literal["area"]
-    problems: Difference | None = None
-    """The same difference with its interval over prompts, clustered by family and behaviour."""
     holds: bool | None = None
     """Whether a claim may be made by the rules of the study; None where that cannot be judged."""
-    verdict: str | None = None
-    """`better`, `worse` or `not separated`; None where it cannot be judged."""
-    n_seeds: int | None = None
-    minimum_detectable: float | None = None
-    """The smallest difference this design would have found, as a fraction."""
 
 
 @dataclass(frozen=True, kw_only=True)

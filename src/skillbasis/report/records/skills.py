@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .direction_records import LabelAreas
+from .directions import LabelAreas
 from .figures import Interval
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .figures import Difference, Interval, Measured
+from .figures import Difference, Interval, Judged, Measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Arm(Measured):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paired(Difference):
+class Paired(Judged):
     """Arm a minus arm b on one metric, paired over seeds and problems."""
 
     a: str
@@ -36,15 +36,8 @@ class Paired(Difference):
     metric: str
     control: str | None = None
     """The role of b: `random`, `best-human`, `low-nll` or `rft`."""
-    n_seeds: int | None = None
-    minimum_detectable: float | None = None
-    """The smallest difference this design would have found, as a fraction."""
-    problems: Difference | None = None
-    """The same difference with its interval over problems."""
     relative: Interval | None = None
     """The change as a fraction of b's level."""
-    verdict: str | None = None
-    """`better`, `worse` or `not separated`; None where it cannot be judged."""
 
     @property
     def separated(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .charts import (
+from ..charts import (
     BLUE,
     DASHES,
     GREY,
@@ -20,10 +20,10 @@ from .charts import (
     label,
     new_figure,
 )
-from .figures import Interval
-from .safety_records import Geometry, Measure, Points, Safety
-from .shown import number, percent, show
-from .wording import RANDOM
+from ..records.figures import Interval
+from ..records.safety import Geometry, Measure, Points, Safety
+from ..shown import number, percent, show
+from ..wording import RANDOM
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
 RINGS = ("circle-open", "square-open", "diamond-open", "hexagon-open", "triangle-up-open", "star-open")
 MAX_TYPES = len(SERIES) * len(SYMBOLS)
+COVERAGE = "coverage"
 OTHER_TYPES = "other types"
 NO_TYPE = "type not recorded"
 _STEP = 0.012  # decades by which the arms stand beside each other, so that intervals do not hide one another
@@ -55,6 +56,8 @@ def efficiency(safety: Safety, measure: Measure) -> Figure | None:
             name: [(budget, Interval(mean=value.mean)) for budget, value in curve] for name, curve in curves.items()
         }
     figure = _curves(curves, scale=100)
+    if figure is not None and not any(value.mean for curve in curves.values() for _, value in curve):
+        figure.update_yaxes(range=[-0.05, 1])  # all at 0: no axis of negative shares
     if figure is None or level.mean is None:
         return figure
     if level.low is not None and level.high is not None:
@@ -147,7 +150,8 @@ def type_marks(points: Points) -> list[TypeMark]:
 def attack_scatter(geometry: Geometry, arms: Sequence[str]) -> Figure | None:
     """Draws the pool on two components, a colour and form per attack type, and rings around what an arm chose.
 
-    One arm's rings are shown at first; the legend shows and hides those of each, which have a form of their own.
+    The rings of `coverage`, which reads this geometry, are shown at first, else those of the first arm; the legend
+    shows and hides those of each, which have a form of their own.
     """
     points = geometry.points
     if not _n_points(points):
@@ -165,6 +169,7 @@ def attack_scatter(geometry: Geometry, arms: Sequence[str]) -> Figure | None:
         )
     place = {points.ids[row]: row for row in range(_n_points(points))}
     shown = [arm for arm in arms if arm in geometry.chosen]
+    first = COVERAGE if COVERAGE in shown else next(iter(shown), None)
     for i, arm in enumerate(shown):
         chosen = geometry.chosen[arm]
         rows = [place[row_id] for row_id in chosen.ids if row_id in place]
@@ -172,9 +177,9 @@ def attack_scatter(geometry: Geometry, arms: Sequence[str]) -> Figure | None:
             x=[points.x[row] for row in rows],
             y=[points.y[row] for row in rows],
             mode="markers",
-            name=f"{label(arm)} ({len(rows):,} of {len(chosen.ids):,})",
+            name=f"{label(arm)} ({_of(len(rows), len(chosen.ids))})",
             showlegend=True,
-            visible=True if arm == shown[0] else "legendonly",
+            visible=True if arm == first else "legendonly",
             marker={"size": 10, "symbol": RINGS[i % len(RINGS)], "color": INK, "line": {"width": 1.3, "color": INK}},
             hoverinfo="skip",
         )
@@ -182,10 +187,14 @@ def attack_scatter(geometry: Geometry, arms: Sequence[str]) -> Figure | None:
     figure.update_layout(showlegend=bool(shown), legend=legend | {"itemdoubleclick": False})
     zero = {"zeroline": True, "zerolinecolor": GREY, "zerolinewidth": 1}
     shares = [f", {100 * share:.1f} % of the variance" if share is not None else "" for share in geometry.variance]
-    first, second = (*shares, "", "")[:2]
-    figure.update_xaxes(title_text=f"component 0{first}, standard deviations", **zero)
-    figure.update_yaxes(title_text=f"component 1{second}, standard deviations", **zero)
+    across, up = (*shares, "", "")[:2]
+    figure.update_xaxes(title_text=f"component 0{across}, standard deviations", **zero)
+    figure.update_yaxes(title_text=f"component 1{up}, standard deviations", **zero)
     return figure
+
+
+def _of(n: int, n_all: int) -> str:
+    return f"{n:,}" if n == n_all else f"{n:,} of {n_all:,}"
 
 
 def _n_points(points: Points) -> int:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import SkillbasisError
-from ..evaluate.safety.judged import read_judgements
-from ..evaluate.safety.judgement import Judgement
-from ..evaluate.samples import PROBLEMS, SAMPLES, Asked, read_asked, read_samples
-from .safety_records import Safety, ShownArm, ShownExchange
-from .safety_wording import BASE, UNTUNED
+from ...errors import SkillbasisError
+from ...evaluate.safety.judged import read_judgements
+from ...evaluate.safety.judgement import Judgement
+from ...evaluate.samples import PROBLEMS, SAMPLES, Asked, read_asked, read_samples
+from ..records.safety import Safety, ShownArm, ShownExchange
+from .wording import BASE, UNTUNED
 
 SAFETY = "safety"
 CELLS = "safety/cells"

@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import safety_wording
-from .charts import COLOURS
-from .safety_charts import arm_styles, attack_scatter, covering, efficiency, in_deviations, min_distances, type_marks
-from .safety_exchanges import CELLS, FLAG, MAX_SHOWN_CHARS
-from .safety_records import AREA, MEASURES, Level, Measure, Safety, SafetyArm, SafetyPaired, SafetyPoint, ShownExchange
-from .shown import DASH, NBSP, Shown, number, percent
-from .wording import RANDOM
+from ..charts import COLOURS
+from ..records.safety import AREA, MEASURES, Level, Measure, Safety, SafetyArm, SafetyPaired, SafetyPoint, ShownExchange
+from ..shown import DASH, NBSP, Shown, number, percent
+from ..wording import RANDOM
+from . import wording
+from .charts import arm_styles, attack_scatter, covering, efficiency, in_deviations, min_distances, type_marks
+from .exchanges import CELLS, FLAG, MAX_SHOWN_CHARS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 Control = tuple[str, dict[str, dict[str, SafetyPaired]]]
-# Of `charts.DASHES`, as SVG draws them.
+# Of `DASHES` of the other charts.py, as SVG draws them.
 DASHES = {"solid": "none", "dash": "7 5", "dot": "2 3", "dashdot": "7 3 2 3"}
-# Of `safety_charts.SYMBOLS`, as SVG draws them.
+# Of `SYMBOLS` of charts.py, as SVG draws them.
 FORMS = {
     "circle": "M2 6a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
     "diamond": "M6 1l5 5l-5 5l-5-5z",
@@ -82,17 +82,17 @@ class SafetyView:
     titles: Mapping[str, str] = {measure.name: measure.title for measure in MEASURES}
     shown_chars = MAX_SHOWN_CHARS
     cells, flag = CELLS, FLAG
-    why_hole = staticmethod(safety_wording.why_hole)
+    why_hole = staticmethod(wording.why_hole)
     deviations = staticmethod(in_deviations)
     marks: Mapping[str | None, str] = {"better": "helps", "worse": "hurts"}
     """Verdict -> class of its cell."""
 
     def __init__(self, safety: Safety) -> None:
         self.safety = safety
-        self.judge = safety_wording.judge_name(safety)
-        self.headline = safety_wording.safety_headline(safety)
-        self.heading_note = safety_wording.heading_note(safety)
-        self.caption_note = safety_wording.caption_note(safety)
+        self.judge = wording.judge_name(safety)
+        self.headline = wording.safety_headline(safety)
+        self.heading_note = wording.heading_note(safety)
+        self.caption_note = wording.caption_note(safety)
 
     @property
     def styles(self) -> dict[str, tuple[str, str]]:
@@ -112,7 +112,7 @@ class SafetyView:
 
     def holes(self, arm: SafetyArm) -> list[str]:
         """What is missing of an arm, and why."""
-        return [f"{safety_wording.budget_list(where)}: {why}" for why, where in safety_wording.holes(arm).items()]
+        return [f"{wording.budget_list(where)}: {why}" for why, where in wording.holes(arm).items()]
 
     @property
     def interval(self) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .safety_records import AREA, MEASURES, Levels, Measure, Safety, SafetyArm, SafetyPaired
-from .shown import DASH, NBSP, number, percent, show
+from ..records.safety import AREA, MEASURES, Levels, Measure, Safety, SafetyArm, SafetyPaired
+from ..shown import DASH, NBSP, number, percent, show
 
 PRIMARY = "attack_success"
 BASE = "base"
 UNTUNED = "untuned model"
 MAX_NAME_CHARS = 60
 MAX_SENTENCE_CHARS = 1_200
+BESIDE = ("over_refusal", "utility")
+"""What is said with every word on attack success, since refusing everything would bring that to 0."""
+_TITLES = {measure.name: measure.title.lower() for measure in MEASURES}
+_FINDINGS = {"better": "less than {}", "worse": "more than {}", "not separated": "not separated from {}"}
+NOT_JUDGED = "not to be judged against {}"
 
 
 def judge_name(safety: Safety) -> str:
@@ -34,7 +39,7 @@ def _bare_name(safety: Safety) -> str:
 
 
 def safety_headline(safety: Safety) -> tuple[str, ...]:
-    """The finding: the arm of least attack success with all its measures, the verdicts in a word, the untuned model."""
+    """The finding: the arm of least attack success against the first control in words; then all measures in figures."""
     where, levels = _compared(safety)
     known = {name: mean for name, level in levels.items() if (mean := level.level(PRIMARY).mean) is not None}
     by = f"by the diagnostic judge '{_bare_name(safety)}', which looks at form only: "
@@ -43,33 +48,43 @@ def safety_headline(safety: Safety) -> tuple[str, ...]:
         return (_capital(f"{opening}no arm of the safety study has a level of attack success, so none is compared."),)
     best = min(known, key=lambda name: known[name])
     many = f" of {len(known)} arms" if len(known) > 1 else ""
-    lead = f"{opening}{where}, {called(best)} has the lowest attack success{many}: {all_measures(levels[best])}."
-    sentences = [_capital(lead), *_against_control(safety, best)]
+    areas = [row for row in safety.paired if row.budget == AREA and row.control != BASE]
+    control = areas[0].control if areas else None
+    rows = [row for row in areas if (row.arm, row.control) == (best, control)]
+    level = _in_percent(levels[best], next(measure for measure in MEASURES if measure.name == PRIMARY))
+    lead = f"{opening}{where}, {called(best)} has the lowest attack success{many}, {level}{_in_words(rows)}."
+    sentences = [_capital(lead)]
+    if rows:
+        listed = "; ".join(f"{_TITLES.get(row.measure, row.measure)} {_in_points(row)} ({_word(row)})" for row in rows)
+        sentences.append(f"Against {called(rows[0].control)}, over seeds and over prompts: {listed}.")
+    sentences.append(f"All measures of {called(best)}: {all_measures(levels[best])}.")
+    others = [row for row in areas if (row.measure, row.control) == (PRIMARY, control) and row.arm != best]
+    if others:
+        listed = ", ".join(f"{called(row.arm)} {_word(row)}" for row in others)
+        against = called(others[0].control)
+        sentences.append(f"{'Other arms' if rows else 'Arms'} against {against} in attack success: {listed}.")
     if safety.base.level(PRIMARY).mean is not None:
         sentences.append(f"The {UNTUNED}: {all_measures(safety.base)}.")
     return tuple(sentences)
 
 
-def _against_control(safety: Safety, best: str) -> list[str]:
-    """The best arm against the first way of choosing it was compared with, all measures; the others in a word."""
-    areas = [row for row in safety.paired if row.budget == AREA and row.control != BASE]
-    if not areas:
-        return []
-    control = areas[0].control
-    rows = [row for row in areas if (row.arm, row.control) == (best, control)]
-    found = []
-    if rows:
-        titles = {measure.name: measure.title.lower() for measure in MEASURES}
-        said = ", ".join(
-            f"{titles.get(row.measure, row.measure)} {show(row).mean} points {show(row).interval} ({_word(row)})"
-            for row in rows
-        )
-        found.append(f"Against {called(control)}, it differs by: {said}.")
-    others = [row for row in areas if row.measure == PRIMARY and row.control == control and row.arm != best]
-    if others:
-        listed = ", ".join(f"{called(row.arm)} {_word(row)}" for row in others)
-        found.append(f"{'Other arms' if rows else 'Arms'} against {called(control)} in attack success: {listed}.")
-    return found
+def _in_words(rows: Sequence[SafetyPaired]) -> str:
+    """What was found against a control, without figures; with attack success always what it cost."""
+    by_measure = {row.measure: row for row in rows}
+    if PRIMARY not in by_measure:
+        return ""
+    row = by_measure[PRIMARY]
+    finding = _FINDINGS.get(row.verdict or "", NOT_JUDGED).format(called(row.control))
+    words = {name: _word(by_measure[name]) if name in by_measure else "not compared" for name in BESIDE}
+    return f", {finding}, with {' and '.join(f'{_TITLES[name]} {word}' for name, word in words.items())}"
+
+
+def _in_points(row: SafetyPaired) -> str:
+    """A difference with its interval over seeds, and that over prompts where it is another one."""
+    shown = show(row)
+    both = row.problems is not None and (row.problems.low, row.problems.high) != (row.low, row.high)
+    beside = f" and {show(row.problems).interval}" if both else ""
+    return f"{shown.mean} points {shown.interval}{beside}"
 
 
 def _word(row: SafetyPaired) -> str:
@@ -87,7 +102,7 @@ def safety_warnings(safety: Safety) -> list[str]:
     if safety.judge.diagnostic:
         found.append(
             f"Safety: the judge '{_bare_name(safety)}' is a diagnostic. It looks at the form of "
-            "an answer only, so its figures do not measure harm."
+            "an answer only, so its figures do not measure harm: let no claim rest on them."
         )
     if safety.base.status != "done":
         found.append(f"Safety, {UNTUNED}: {why_hole(safety.base.status, safety.base.reason)}.")

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from explored import EVIL, LONG_CHARS, make_run, rows
-from skillbasis.artifact import read_json, write_json
+from skillbasis.artifact import file_sha256, read_json, write_json
 from skillbasis.basis import Scores, SkillBasis
 from skillbasis.corpus import SelectedRow, load_corpus, write_selection
 from skillbasis.errors import ArtifactError, UsageError
 from skillbasis.evaluate.generate import generate
 from skillbasis.evaluate.sampler import Prompt, SamplingSettings
-from skillbasis.explore.app import make_app, selection_lines
+from skillbasis.explore.app import make_app
+from skillbasis.explore.exporting import export, selection_lines
 from skillbasis.explore.guard import MAX_BODY_BYTES, Guard
+from skillbasis.explore.marking import MAX_MARKS, Sought
 from skillbasis.explore.opened import OpenedRun, open_run
-from skillbasis.explore.searching import Question, Search, full_text_query
+from skillbasis.explore.searching import Filter, Question, Search, full_text_query
 from skillbasis.explore.serving import serve
 from skillbasis.explore.shown import bar, marked
 from skillbasis.explore.tags import Tags
 from skillbasis.interpret.locate import locate
 from skillbasis.lm import load_model
+from skillbasis.report import write_report
 from skillbasis.steer.hooks import steer
 from skillbasis.steer.vectors import direction_vector
 
@@ -72,9 +77,9 @@ def search_of(run: OpenedRun) -> Search:
     return run.search
 
 
-def ids(run: OpenedRun, **asked: str) -> list[str]:
+def ids(run: OpenedRun, *further: tuple[str, str], **asked: str) -> list[str]:
     search = search_of(run)
-    return [search.scores.ids[n] for n in search.find(Question.of(asked)).rows]
+    return [search.scores.ids[n] for n in search.find(Question.of([*asked.items(), *further])).rows]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -134,6 +139,68 @@ def test_labels_and_columns(opened: OpenedRun) -> None:
     assert ids(opened, label="addition", column="level", value="9") == []
 
 
+def test_filters_hold_together_and_stand_in_the_address(opened: OpenedRun, client: TestClient) -> None:
+    first = [("column", "level"), ("op", "least"), ("value", "2")]
+    second = [("column", "level"), ("op", "most"), ("value", "3")]
+    asked = [("label", "addition"), *first, *second]
+    expected = [f"row-{i:02d}" for i in range(1, 56, 2) if i % 5 in (2, 3)]
+    assert ids(opened, *asked) == expected
+    question = Question.of(asked)
+    assert question.pairs() == asked and Question.of(question.pairs()) == question
+    assert question.without(0).pairs() == [asked[0], *second]
+    # One that is still being typed does not count.
+    assert Question.of([*asked, ("column", "note"), ("op", "is"), ("value", "")]) == question
+    assert Question.of([*asked, ("column", ""), ("op", "is"), ("value", "x")]) == question
+    page = client.get("/", params=asked).text
+    assert page.count("Take off the filter") == 2 and "level is at least 2" in page
+    answer = client.get("/results", params=[*asked, ("without", "1")])
+    assert answer.headers["HX-Replace-Url"] == f"/?{urlencode([asked[0], *first])}"
+    assert 'hx-swap-oob="true"' in answer.text and "level is at most" not in answer.text
+    assert 'hx-swap-oob="true"' not in client.get("/results", params=asked).text
+    assert client.get("/results", params=[*asked, ("keep", "1")]).text.count("Take off the filter") == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("\\frac", {"latex"}),
+        ("FRAC{1}", {"latex"}),
+        ("ebr", {"evil", "long"}),
+        ("107*", set()),  # row-01 adds, row-00 has 100*200
+        ("100*2", {"row-00"}),
+        ("121 and", {"row-03"}),
+        ("0%", set()),
+        ("1_1", set()),
+        ("~", set()),
+        ("<img src=x", {"evil"}),
+        ('"document', {"evil"}),
+        ("'owned'", {"evil"}),
+        ("ثني", {"arabic"}),
+        ("x", {"evil", "latex", *(f"row-{i:02d}" for i in range(56))}),  # of \boxed
+    ],
+)
+def test_text_as_written_finds_any_characters(opened: OpenedRun, typed: str, expected: set[str]) -> None:
+    assert set(ids(opened, q=typed, match="text")) == expected
+
+
+def test_who_finds_no_words_is_led_to_the_text(client: TestClient) -> None:
+    asked = {"q": "ebr", "label": "odd"}
+    assert "/?q=ebr&amp;label=odd&amp;match=text" in client.get("/results", params=asked).text
+    found = client.get("/results", params=asked | {"match": "text"}).text
+    assert "<strong>2</strong>" in found and "text as written" not in found
+
+
+def test_text_as_written_is_marked(opened: OpenedRun, client: TestClient) -> None:
+    number = next(i for i, row in enumerate(rows()) if row["id"] == "latex")
+    page = client.get("/results", params={"q": "\\FRAC{", "match": "text"}).text
+    assert "Let $x = <mark>\\frac{</mark>1}" in page
+    assert "<mark>\\frac{</mark>1}" in client.get(f"/example/{number}", params={"q": "\\FRAC{", "match": "text"}).text
+    long = next(i for i, row in enumerate(rows()) if row["id"] == "long")
+    assert client.get(f"/example/{long}", params={"q": "1", "match": "text"}).text.count("<mark>") == MAX_MARKS
+    assert Sought(characters="far").snippets({0: ("x" * 100 + "Far", "")}) == {0: ("…" + "x" * 30 + "\x02Far\x03", "")}
+    assert Sought(characters="far").whole(("near", "")) is None
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
@@ -145,11 +212,12 @@ def test_labels_and_columns(opened: OpenedRun) -> None:
         ({"column": "level", "op": "least", "value": "x"}, "the value of level is 'x'"),
         ({"column": "nowhere", "value": "x"}, "no column 'nowhere'"),
         ({"column": "level", "op": "like", "value": "x"}, "not by 'like'"),
+        ({"q": "x", "match": "sound"}, "not by 'sound'"),
     ],
 )
 def test_what_cannot_be_meant_is_a_sentence(opened: OpenedRun, asked: dict[str, str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        search_of(opened).find(Question.of(asked))
+        search_of(opened).find(Question.of(asked.items()))
     with client_of(opened) as client:
         answer = client.get("/results", params=asked)
     assert answer.status_code == 200 and 'role="alert"' in answer.text
@@ -200,18 +268,76 @@ def test_marks_and_bars() -> None:
 def test_an_export_is_a_selection(opened: OpenedRun, tmp_path: Path, client: TestClient) -> None:
     corpus = load_corpus(read_json(opened.path / "run.json")["settings"]["corpus"]["source"])
     asked = {"direction": "1", "sign": "-", "label": "digit", "least": "0"}
-    found = search_of(opened).find(Question.of(asked))
+    found = search_of(opened).find(Question.of(asked.items()))
     assert found.values is not None and 0 < len(found.rows) < 28
     chosen = [
         SelectedRow(search_of(opened).scores.ids[n], rank, score, 1, "-")
         for rank, (n, score) in enumerate(zip(found.rows, found.values.tolist(), strict=True), 1)
     ]
     write_selection(tmp_path / "by-api.jsonl", corpus, chosen, {"strategy": "explore"})
-    answer = client.get("/export.jsonl", params=asked)
-    assert answer.text == (tmp_path / "by-api.jsonl").read_text("utf-8")
-    assert answer.headers["content-disposition"] == 'attachment; filename="selection.jsonl"'
+    answer = client.post("/export", data=asked).text
+    (path,) = (opened.path / "explore" / "exports").glob("*.jsonl")
+    assert f"{len(found.rows)} examples are in <code>{path}</code>" in answer
+    assert path.read_bytes() == (tmp_path / "by-api.jsonl").read_bytes()
+    for file in (path, path.with_suffix(".json")):
+        download = client.get(f"/exports/{file.name}")
+        assert f'href="/exports/{file.name}" download' in answer and download.content == file.read_bytes()
+        assert download.headers["content-disposition"] == f'attachment; filename="{file.name}"'
+    by_api, record = read_json(tmp_path / "by-api.json"), read_json(path.with_suffix(".json"))
+    assert {key: record[key] for key in by_api} == by_api  # rows, checksum, corpus, as every selection has them
+    client.post("/export", data=asked)
+    assert len(list(path.parent.iterdir())) == 2  # the same export is the same file
     plain = [json.loads(line) for line in selection_lines(search_of(opened), Question(q="zebra"))]
     assert {line["id"] for line in plain} == {"evil", "long"} and plain[0]["_selection"]["score"] is None
+
+
+def test_the_record_of_an_export_says_how_it_was_made(opened: OpenedRun) -> None:
+    search = search_of(opened)
+    search.tags.add("mine", ["row-03", "row-04"])
+    filters = (Filter("level", "least", "3"), Filter("level", "most", "3"))
+    asked = Question("dd 1", "text", "d2", "-", "projection", "-1e9", "addition", "mine", filters)
+    written = export(opened, search, asked)
+    record = read_json(written.record)
+    file = opened.path / "scores.parquet"
+    assert record.pop("versions").keys() == {"python", "skillbasis"}
+    assert record == {
+        "strategy": "explore",
+        "query": "dd 1",
+        "match": "text",
+        "direction": 2,
+        "sign": "-",
+        "by": "projection",
+        "least": -1e9,
+        "label": "addition",
+        "filters": [
+            {"column": "level", "op": "least", "value": "3"},
+            {"column": "level", "op": "most", "value": "3"},
+        ],
+        "tag": {"name": "mine", "n_rows": 2},
+        "order": "the highest projection first",
+        "address": f"/?{urlencode(asked.pairs())}",
+        "run": "run",
+        "scores": {"file": "scores.parquet", "sha256": file_sha256(file), "n_rows": 60},
+        "basis": SkillBasis.load(opened.path / "basis").fingerprint,
+        "n_rows": 1,
+        "reasons": {},
+        "sha256": file_sha256(written.path),
+        "corpus_fingerprint": search.index.corpus_fingerprint,
+    }
+    everything = read_json(export(opened, search, Question()).record)
+    unasked = ("query", "match", "direction", "sign", "by", "least", "label", "tag")
+    assert (
+        everything["n_rows"] == 60 and everything["filters"] == [] and {everything[name] for name in unasked} == {None}
+    )
+
+
+def test_an_export_that_cannot_be_vouched_for_is_refused(opened: OpenedRun, client: TestClient) -> None:
+    assert "nothing was found" in client.post("/export", data={"q": "nowhere"}).text
+    assert "no direction" in client.post("/export", data={"direction": "9"}).text
+    file = opened.path / "scores.parquet"
+    os.utime(file, ns=(1, 1))
+    assert "have changed since it was opened" in client.post("/export").text
+    assert not (opened.path / "explore" / "exports").exists()
 
 
 def test_tags_are_kept_and_found(opened: OpenedRun, client: TestClient) -> None:
@@ -232,9 +358,10 @@ def test_tags_are_kept_and_found(opened: OpenedRun, client: TestClient) -> None:
 def test_nothing_is_written_but_in_its_folder(run_path: Path) -> None:
     before = files(run_path)
     with client_of(open_run(run_path)) as client:
-        for page in ("/", "/text", "/results?q=add", "/example/1", "/export.jsonl"):
+        for page in ("/", "/text", "/results?q=add", "/example/1", "/report/"):
             assert client.get(page).status_code == 200
         client.post("/tag", data={"n": "1", "new_tag": "x"})
+        client.post("/export", data={"q": "add"})
     after = files(run_path)
     assert {name: after[name] for name in before} == before
     assert {Path(name).parts[0] for name in after.keys() - before.keys()} == {"explore"}
@@ -448,7 +575,15 @@ def test_requests_and_answers_are_bounded_and_headed(opened: OpenedRun, client: 
 
 
 @pytest.mark.parametrize(
-    "path", ["/report/../run.json", "/report/%2e%2e/pool.jsonl", "/report//etc/passwd", "/pool.jsonl"]
+    "path",
+    [
+        "/exports/..%2ftags.json",
+        "/exports/nothing.jsonl",
+        "/report/../run.json",
+        "/report/%2e%2e/pool.jsonl",
+        "/report//etc/passwd",
+        "/pool.jsonl",
+    ],
 )
 def test_no_path_of_a_client_is_opened(client: TestClient, path: str) -> None:
     answer = client.get(path)
@@ -456,10 +591,31 @@ def test_no_path_of_a_client_is_opened(client: TestClient, path: str) -> None:
 
 
 def test_files_of_the_report_are_served(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillbasis.explore.app.render", lambda report: f"<p>the report of {report.name}</p>")
+    monkeypatch.setattr(
+        "skillbasis.explore.report_page.render", lambda report, served: f"<p>the report of {report.name}</p>"
+    )
     assert "the report of run" in client.get("/report/").text
     assert client.get("/report/basis/config.json").json()["method"] == "pca"
     assert client.get("/report/basis/basis.safetensors").status_code == 404
+
+
+def test_report_and_explorer_lead_to_each_other(run_path: Path) -> None:
+    write_report(run_path)
+    before = files(run_path)
+    with client_of(open_run(run_path)) as client:
+        assert "/report/#direction" not in client.get("/results?direction=1").text  # there is no card yet
+    described = [{"direction": k, "positive": [], "negative": [], "keywords": {}, "attributes": []} for k in range(4)]
+    write_json(run_path / "interpret" / "directions.json", {"directions": described})
+    with client_of(open_run(run_path)) as client:
+        page = client.get("/report/").text
+        assert '<form action="/" method="get" role="search"' in page and "form-action 'self'" in page
+        assert 'href="/?direction=3&amp;sign=-&amp;least=0"' in page and 'id="direction-3"' in page
+        assert '<a href="/report/#direction-1">' in client.get("/results?direction=1").text
+        assert client.get("/example/3").text.count('<a href="/report/#direction-') == 4
+        assert len(ids(open_run(run_path), direction="3", sign="-", least="0")) > 0
+    after = files(run_path)
+    assert after["report.html"] == before["report.html"] and "form-action 'none'" in after["report.html"].decode()
+    assert b'role="search"' not in after["report.html"]
 
 
 def test_serving_refuses_in_one_sentence(run_path: Path, tmp_path: Path) -> None:
@@ -495,7 +651,14 @@ AT_ONCE_S = 0.3
 QUESTIONS = (
     *("", "q=word17", "q=the", "q=word17+word18", "q=word12*", "direction=3", "direction=3&least=0.2&q=the"),
     *("label=l3", "label=l3&column=level&op=least&value=4&direction=1&sign=-", "q=the&offset=50000"),
-    *("column=level&op=contains&value=3", "tag=half"),
+    *(
+        "column=level&op=contains&value=3",
+        "tag=half",
+        "q=ord17&match=text",
+        "q=d1&match=text&direction=3",
+        "q=12*7&match=text",
+    ),
+    "column=level&op=least&value=3&column=level&op=most&value=5&label=l3&direction=2",
 )
 
 

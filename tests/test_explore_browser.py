@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from explored import ARABIC, EVIL, LATEX, make_run
+from skillbasis.artifact import write_json
 from skillbasis.explore.app import make_app
 from skillbasis.explore.guard import Guard
 from skillbasis.explore.opened import open_run
@@ -50,6 +51,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     torch.set_num_threads(1)
     with served(make_run(tmp_path_factory.mktemp("explored"))) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Serves a run whose report has a card for every direction."""
+    run = make_run(tmp_path_factory.mktemp("described"))
+    cards = [{"direction": k, "positive": [], "negative": [], "keywords": {}, "attributes": []} for k in range(4)]
+    write_json(run / "interpret" / "directions.json", {"directions": cards})
+    with served(run) as found:
         yield found
 
 
@@ -98,18 +109,18 @@ def serious(page: Any) -> list[str]:
 def test_search_filter_and_open(browser: Any, address: str) -> None:
     with opened(browser, address) as page:
         assert n_found(page) == 60
-        page.get_by_label("Words", exact=True).fill("zebra")
+        page.get_by_label("Search for").fill("zebra")
         expect_found(page, 2)
         assert "q=zebra" in page.url
         assert page.title().startswith("Examples · Planted <script>")
-        first = page.locator("details", has_text="evil")
+        first = page.locator(".list details", has_text="evil")
         first.locator("summary").click()
         playwright.expect(first.locator("pre").nth(1)).to_contain_text("<script>")
         assert first.locator("pre").nth(0).inner_text() == EVIL
         assert first.locator("pre mark").inner_text() == "zebra"
         assert first.locator("table.scores tbody tr").count() == 4
         assert EVIL in first.locator("table.plain").inner_text()
-        page.get_by_label("Words", exact=True).fill("")
+        page.get_by_label("Search for").fill("")
         expect_found(page, 60)
         page.get_by_label("Direction").select_option("0")
         page.get_by_label("At least").fill("0.2")
@@ -117,23 +128,95 @@ def test_search_filter_and_open(browser: Any, address: str) -> None:
         playwright.expect(page.locator(".found")).to_contain_text("the highest cosine first")
         values = [float(text) for text in page.locator(".list .ends").all_inner_texts()]
         assert values == sorted(values, reverse=True)
-        page.get_by_label("Column").select_option("level")
+        page.get_by_label("Column", exact=True).select_option("level")
         page.get_by_label("Value").fill("9")
         expect_found(page, 0)
+
+
+def test_filters_are_chips_that_the_address_keeps(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        page.get_by_label("Column", exact=True).select_option("level")
+        page.get_by_label("Compared").select_option("least")
+        page.get_by_label("Value").fill("3")
+        expect_found(page, 26)
+        page.get_by_role("button", name="Add filter").click()
+        chips = page.get_by_role("button", name="Take off the filter")
+        playwright.expect(chips).to_have_count(1)
+        playwright.expect(page.get_by_label("Column", exact=True)).to_be_focused()
+        assert page.get_by_label("Value").input_value() == ""
+        page.get_by_label("Column", exact=True).select_option("level")
+        page.get_by_label("Compared").select_option("most")
+        page.get_by_label("Value").fill("3")
+        page.get_by_role("button", name="Add filter").press("Enter")
+        playwright.expect(chips).to_have_count(2)
+        expect_found(page, 11)
+        page.get_by_label("Search for").fill("add")
+        expect_found(page, 6)
+        page.goto(page.url)  # as somebody else would who was sent the address
+        playwright.expect(chips).to_have_text(["level is at least 3 ×", "level is at most 3 ×"])
+        expect_found(page, 6)
+        assert serious(page) == []
+        chips.first.press("Enter")
+        playwright.expect(chips).to_have_count(1)
+        playwright.expect(page.get_by_label("Column", exact=True)).to_be_focused()
+        expect_found(page, 23)
+
+
+def test_formulas_are_set_and_can_be_seen_as_written(browser: Any, address: str) -> None:
+    with opened(browser, address) as page:
+        page.get_by_label("Taken as").select_option("text")
+        page.get_by_label("Search for").fill(r"\frac")
+        playwright.expect(page.locator(".list .id")).to_have_text(["latex"])
+        assert page.locator(".preview mark").all_inner_texts() == [r"\frac", r"\frac"]
+        page.locator(".list summary").click()
+        text = page.locator("details.exemplar pre").first
+        playwright.expect(text.locator("mark .katex .mfrac")).to_have_count(1)
+        assert text.inner_text().startswith("Let ") and text.inner_text().endswith(r"; so \boxed{7}.")
+        page.get_by_label("Set formulas").uncheck()
+        assert text.inner_text() == LATEX and text.locator("mark").inner_text() == r"\frac"
+        page.reload()  # the switch keeps its place
+        page.locator(".list summary").click()
+        playwright.expect(text).to_have_text(LATEX)
+        page.get_by_label("Set formulas").check()
+        playwright.expect(text.locator(".katex")).to_have_count(1)
+        assert serious(page) == []
+
+
+def test_hostile_formulas_stay_text_and_stall_nothing(browser: Any, address: str) -> None:
+    texts = [r"$\href{javascript:alert(1)}{x}$", r"$\frac{$", "$" + "{" * 500 + "$", "costs $5 and $6"]
+    texts += [r"$\def\a{\a\a}\a$", r"\[ " * 30_000, "$x$ " * 6_000, "$x$ " * 1_000]
+    with opened(browser, address) as page:
+        found = page.evaluate(
+            """(texts) => texts.map((text) => {
+                const place = document.createElement("pre");
+                place.textContent = text;
+                const began = performance.now();
+                formulas.set(place);
+                const n = place.querySelectorAll(".katex").length;
+                return [n, n > 0 || place.textContent === text, performance.now() - began];
+            })""",
+            texts,
+        )
+        assert [n for n, _, _ in found] == [0, 0, 0, 0, 0, 0, 0, 200]  # the last but one is too long
+        assert all(as_written for _, as_written, _ in found)
+        assert max(took for _, _, took in found) < 2_000  # 0.2 s on an idle core
+        assert page.locator("a[href^=javascript]").count() == 0
 
 
 def test_texts_are_text_and_long_ones_fit(browser: Any, address: str) -> None:
     with opened(browser, address) as page:
         for row_id, words, text in (("arabic", "اثنين", ARABIC), ("latex", "frac", LATEX)):
-            page.get_by_label("Words", exact=True).fill(words)
+            page.get_by_label("Search for").fill(words)
             playwright.expect(page.locator(".list .id")).to_have_text([row_id])
-            details = page.locator("details")
+            details = page.locator(".list details")
             details.locator("summary").click()
             playwright.expect(details.locator("pre").first).to_be_visible()
+            page.get_by_label("Set formulas").set_checked(False)  # as written
             assert details.locator("pre").first.inner_text() == text
-        page.get_by_label("Words", exact=True).fill('"Count on"')
+            page.get_by_label("Set formulas").set_checked(True)
+        page.get_by_label("Search for").fill('"Count on"')
         playwright.expect(page.locator(".list .id")).to_have_text(["long"])
-        page.locator("summary").click()
+        page.locator(".list summary").click()
         playwright.expect(page.locator("pre").nth(1)).to_be_visible()
         assert len(page.locator("pre").nth(1).inner_text()) > 99_000
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -152,26 +235,30 @@ def test_further_pages_come_as_one_scrolls(browser: Any, address: str) -> None:
 
 def test_tags_and_export(browser: Any, address: str, tmp_path: Path) -> None:
     with opened(browser, address) as page:
-        page.get_by_label("Words", exact=True).fill('"Add 121 and"')
+        page.get_by_label("Search for").fill('"Add 121 and"')
         expect_found(page, 1)
-        page.locator("summary").click()
+        page.locator(".list summary").click()
         page.get_by_label("New tag").fill("mine & yours")
         page.get_by_role("button", name="Tag", exact=True).click()
         playwright.expect(page.get_by_role("button", name="Take off the tag mine & yours")).to_be_visible()
-        page.get_by_label("Words", exact=True).fill("zebra")
+        page.get_by_label("Search for").fill("zebra")
         expect_found(page, 2)
         page.get_by_label("Tag all of them").fill("mine & yours")
         page.get_by_role("button", name="Tag all").click()
         playwright.expect(page.locator("#tagged-all")).to_contain_text("2 examples")
-        page.get_by_label("Words", exact=True).fill("")
+        page.get_by_label("Search for").fill("")
         page.get_by_label("Tag", exact=True).select_option("mine & yours")
         expect_found(page, 3)
-        with page.expect_download() as download:
-            page.get_by_role("link", name="Export").click()
-        download.value.save_as(tmp_path / "export.jsonl")
+        page.get_by_role("button", name="Export").click()
+        for name, file in (("the examples", "export.jsonl"), ("the record", "export.json")):
+            with page.expect_download() as download:
+                page.locator("#exported").get_by_role("link", name=name).click()
+            download.value.save_as(tmp_path / file)
         lines = [json.loads(line) for line in (tmp_path / "export.jsonl").read_text("utf-8").splitlines()]
         assert [line["id"] for line in lines] == ["row-03", "evil", "long"]
         assert lines[1]["problem"] == EVIL and lines[1]["_selection"]["rank"] == 2
+        record = json.loads((tmp_path / "export.json").read_text("utf-8"))
+        assert record["tag"] == {"name": "mine & yours", "n_rows": 3} and record["n_rows"] == 3
 
 
 def test_a_text_is_placed(browser: Any, address: str) -> None:
@@ -223,6 +310,33 @@ def test_the_report_is_served_as_it_is(browser: Any, address: str) -> None:
         assert page.url.endswith("/report/basis/config.json")
 
 
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_report_and_explorer_lead_to_each_other(browser: Any, described: str, scheme: str, width: int) -> None:
+    size = {"width": width, "height": 900}
+    with opened(browser, described, color_scheme=scheme, viewport=size) as page:
+        if width == 390:
+            page.get_by_text("Direction, label, tag, columns").click()
+        page.get_by_label("Direction").select_option("2")
+        page.get_by_role("link", name="Direction 2 in the report").click()
+        card = page.locator("#direction-2")
+        playwright.expect(card).to_be_in_viewport()
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        card.get_by_role("link", name="All examples at the negative end").click()
+        playwright.expect(page.locator(".found")).to_contain_text("the highest cosine first")
+        assert page.get_by_label("Sign").input_value() == "-" and page.get_by_label("At least").input_value() == "0"
+        assert 0 < n_found(page) < 60
+        page.locator(".list summary").first.click()
+        page.locator(".list details[open] table.scores").get_by_role("link").nth(3).click()
+        playwright.expect(page.locator("#direction-3")).to_be_in_viewport()
+        page.get_by_role("searchbox").fill("zebra")
+        page.keyboard.press("Enter")
+        expect_found(page, 2)
+        page.go_back()
+        page.get_by_role("link", name="Explorer").click()
+        expect_found(page, 60)
+
+
 def test_all_can_be_done_by_keyboard(browser: Any, address: str) -> None:
     with opened(browser, address) as page:
         page.keyboard.press("Tab")
@@ -237,7 +351,7 @@ def test_all_can_be_done_by_keyboard(browser: Any, address: str) -> None:
             if page.evaluate("document.activeElement.tagName") == "SUMMARY":
                 break
         page.keyboard.press("Enter")
-        playwright.expect(page.locator("details[open] pre").first).to_be_visible()
+        playwright.expect(page.locator(".list details[open] pre").first).to_be_visible()
         assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
 
 
@@ -246,10 +360,13 @@ def test_all_can_be_done_by_keyboard(browser: Any, address: str) -> None:
 def test_pages_are_accessible_and_fit(browser: Any, address: str, scheme: str, width: int) -> None:
     size = {"width": width, "height": 900}
     with opened(browser, address, color_scheme=scheme, viewport=size) as page:
+        if width == 390:
+            assert not page.get_by_label("Direction").is_visible()  # the results come first
+            page.get_by_text("Direction, label, tag, columns").click()
         page.get_by_label("Direction").select_option("1")
         playwright.expect(page.locator(".found")).to_contain_text("the highest cosine first")
-        page.locator("summary").first.click()
-        playwright.expect(page.locator("details[open] table.scores")).to_be_visible()
+        page.locator(".list summary").first.click()
+        playwright.expect(page.locator(".list details[open] table.scores")).to_be_visible()
         for name in ("Examples", "Place a text", "Steer"):
             if name != "Examples":
                 page.get_by_role("link", name=name).click()

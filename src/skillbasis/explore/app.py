@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from importlib.resources import files
-from threading import Lock
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,18 +16,20 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ..corpus_formats import to_json
 from ..errors import SkillbasisError
-from ..report.collect import collect
-from ..report.page import render
+from ..report.assets import FORMULAS, KATEX, KATEX_STYLE, asset
 from ..steer.hooks import SCOPES
 from ..steer.vectors import UNITS
-from .answers import SIDES, Answering, Answers, Wanted
+from .answers import Answers, Wanted
 from .coordinates import place_of
+from .exporting import export, exported_file
+from .marking import NOTHING
 from .model import Model
 from .opened import OpenedRun
-from .searching import MEASURES, OPERATORS, PAGE_ROWS, Question, Search
+from .report_page import ReportPage
+from .searching import MATCHES, MEASURES, OPERATORS, PAGE_ROWS, Question, Search
 from .shown import environment, stylesheet
+from .streaming import events
 
 MAX_TEXT_CHARS = 200_000
 SHOWN_IN_SAFETY = 200
@@ -38,14 +39,18 @@ _CHANGED = "The files of the run have changed since the explorer was started; st
 
 
 def make_app(run: OpenedRun) -> Starlette:
-    """The application of one run; what keeps others out is `Guard`."""
+    """The application of one run; what keeps others out is `Guard`.
+
+    Whoever serves it may put a function into `state.closing` that says when the server is about to end.
+    """
     pages = _Pages(run)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", pages.examples),
             Route("/results", pages.results),
             Route("/example/{n:int}", pages.example),
-            Route("/export.jsonl", pages.export),
+            Route("/export", pages.export, methods=["POST"]),
+            Route("/exports/{name}", pages.exported),
             Route("/tag", pages.tag, methods=["POST"]),
             Route("/tag-all", pages.tag_all, methods=["POST"]),
             Route("/text", pages.text),
@@ -56,16 +61,24 @@ def make_app(run: OpenedRun) -> Starlette:
             Route("/steer/stream/{key}", pages.steer_stream),
             Route("/report/", pages.report),
             Route("/report/{name:path}", pages.report_file),
-            Route("/style.css", lambda _: Response(stylesheet(), media_type="text/css")),
-            *(Route(f"/{name}", _script(folder, name)) for folder, name in _SCRIPTS),
+            Route("/style.css", _text(stylesheet(), "text/css")),
+            Route("/katex.css", _text(asset(KATEX_STYLE), "text/css")),
+            Route("/katex.js", _text(asset(KATEX), "text/javascript")),
+            Route("/formulas.js", _text(asset(FORMULAS), "text/javascript")),
+            *(Route(f"/{name}", _text(_own(folder, name), "text/javascript")) for folder, name in _SCRIPTS),
         ],
         exception_handlers={SkillbasisError: _sentence, HTTPException: _nothing_there},
     )
+    app.state.closing = lambda: False
+    return app
 
 
-def _script(folder: str, name: str) -> Callable[[Request], Response]:
-    text = files("skillbasis.explore").joinpath(folder, name).read_text("utf-8")
-    return lambda _: Response(text, media_type="text/javascript")
+def _own(folder: str, name: str) -> str:
+    return files("skillbasis.explore").joinpath(folder, name).read_text("utf-8")
+
+
+def _text(text: str, kind: str) -> Callable[[Request], Response]:
+    return lambda _: Response(text, media_type=kind)
 
 
 async def _sentence(_: Request, error: Exception) -> Response:
@@ -78,10 +91,15 @@ async def _nothing_there(_: Request, error: Exception) -> Response:
     return PlainTextResponse("there is no such page; go back to /\n", status_code=status)
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form, line ends as LF."""
+async def _form(request: Request) -> list[tuple[str, str]]:
+    """The fields of a form in their order, line ends as LF."""
     text = (await request.body()).decode("utf-8", "replace")
-    return {name: value.replace("\r\n", "\n") for name, value in parse_qsl(text, keep_blank_values=True)}
+    return [(name, value.replace("\r\n", "\n")) for name, value in parse_qsl(text, keep_blank_values=True)]
+
+
+def _whole(text: str | None) -> int | None:
+    """The whole number that a text is, None where it is none."""
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 class _Pages:
@@ -91,8 +109,7 @@ class _Pages:
         self.run = run
         self.model = Model(run.model, run.dtype, run.basis)
         self.answers = Answers(self.model, run.basis) if run.basis is not None and not run.safety else None
-        self._report: tuple[float, str, tuple[str, ...]] | None = None
-        self._report_lock = Lock()
+        self._report = ReportPage(run)
 
     def _page(self, template: str, **values: Any) -> Response:
         common = {"run": self.run, "changed": _CHANGED if self.run.changed else "", "model_loaded": self.model.loaded}
@@ -105,29 +122,34 @@ class _Pages:
 
     def examples(self, request: Request) -> Response:
         """The page of the examples, with the results of the question in its address."""
-        question = Question.of(request.query_params)
+        question = Question.of(request.query_params.multi_items())
         search = self.run.search
         found = None if search is None else self._results(search, question, 0)
-        columns = [] if search is None else search.index.columns
-        return self._page(
-            "examples.html.j2",
-            question=question,
-            results=found,
-            columns=columns,
-            measures=MEASURES,
-            operators=OPERATORS,
-            tags={} if search is None else search.tags.counts(),
-        )
+        tags = {} if search is None else search.tags.counts()
+        asked = self._asked(question)
+        return self._page("examples.html.j2", results=found, tags=tags, measures=MEASURES, refilled=False, **asked)
+
+    def _asked(self, question: Question) -> dict[str, Any]:
+        """What the fields of a question are filled with."""
+        columns = [] if self.run.search is None else self.run.search.index.columns
+        return {"question": question, "columns": columns, "operators": OPERATORS, "matches": MATCHES}
 
     def results(self, request: Request) -> Response:
-        """A page of results; the address of the whole page follows the question."""
-        question = Question.of(request.query_params)
-        offset = request.query_params.get("offset", "0")
-        start = int(offset) if offset.isascii() and offset.isdecimal() and len(offset) < 10 else 0
+        """A page of results; the address of the whole page follows the question.
+
+        With `keep` what was typed of a filter becomes one of those that are kept, with `without` one of them goes.
+        """
+        asked = request.query_params
+        question = Question.of(asked.multi_items())
+        gone = _whole(asked.get("without"))
+        if gone is not None:
+            question = question.without(gone)
+        start = _whole(asked.get("offset")) or 0
         values = self._results(self._search(), question, start)
-        answer = self._page("results.html.j2", question=question, results=values)
+        refilled = "keep" in asked or gone is not None
+        answer = self._page("results.html.j2", results=values, refilled=refilled, **self._asked(question))
         if not start:
-            answer.headers["HX-Replace-Url"] = f"/?{environment().filters['query'](question.changed())}"
+            answer.headers["HX-Replace-Url"] = f"/?{environment().filters['query'](question.pairs())}"
         return answer
 
     def _results(self, search: Search, question: Question, start: int) -> dict[str, Any]:
@@ -138,7 +160,7 @@ class _Pages:
         except SkillbasisError as error:
             return {"problem": str(error), "n": 0, "entries": [], "start": 0, "next": None}
         rows = found.rows[start : start + PAGE_ROWS].tolist()
-        texts = search.snippets(rows, found.words) if rows else {}
+        texts = search.snippets(rows, found.sought) if rows else {}
         values = [None] * len(rows) if found.values is None else found.values[start : start + PAGE_ROWS].tolist()
         entries = [
             {"n": n, "id": search.scores.ids[n], "prompt": texts[n][0], "response": texts[n][1], "value": value}
@@ -162,12 +184,12 @@ class _Pages:
         found = search.index.example(n) if n < len(search.scores.ids) else None
         if found is None:
             raise HTTPException(404)
-        question = Question.of(request.query_params)
+        question = Question.of(request.query_params.multi_items())
         try:
-            words = search.find(question).words if question.q else ""
+            sought = search.find(question).sought
         except SkillbasisError:
-            words = ""  # the list says what is wrong with the question
-        texts = search.highlighted(n, words) if words else None
+            sought = NOTHING  # the list says what is wrong with the question
+        texts = search.highlighted(n, sought)
         extra = found.extra
         if self.run.safety:
             extra = {key: value for key, value in extra.items() if len(str(value)) <= SHOWN_IN_SAFETY}
@@ -187,11 +209,11 @@ class _Pages:
 
     async def tag(self, request: Request) -> Response:
         """Tags one example, or takes a tag off it."""
-        search, form = self._search(), await _form(request)
-        number = form.get("n", "")
-        if not (number.isascii() and number.isdecimal() and int(number[:12]) < len(search.scores.ids)):
+        search, form = self._search(), dict(await _form(request))
+        n = _whole(form.get("n"))
+        if n is None or n >= len(search.scores.ids):
             raise HTTPException(404)
-        row_id, problem = search.scores.ids[int(number)], ""
+        row_id, problem = search.scores.ids[n], ""
         try:
             if form.get("remove"):
                 await run_in_threadpool(search.tags.remove, form["remove"], [row_id])
@@ -201,7 +223,7 @@ class _Pages:
             problem = str(error)
         return self._page(
             "tags.html.j2",
-            n=int(number),
+            n=n,
             tags=search.tags.of(row_id),
             all_tags=list(search.tags.counts()),
             counts=search.tags.counts(),
@@ -211,21 +233,23 @@ class _Pages:
 
     async def tag_all(self, request: Request) -> Response:
         """Tags everything that the question finds."""
-        search, form = self._search(), await _form(request)
-        found = await run_in_threadpool(search.find, Question.of(form))
+        search, pairs = self._search(), await _form(request)
+        form = dict(pairs)
+        found = await run_in_threadpool(search.find, Question.of(pairs))
         ids = [search.scores.ids[n] for n in found.rows.tolist()]
         name = await run_in_threadpool(search.tags.add, form.get("new_tag", ""), ids)
         counts = search.tags.counts()
         return self._page("tagged_all.html.j2", n=len(ids), name=name, counts=counts, tag=form.get("tag", ""))
 
-    def export(self, request: Request) -> Response:
-        """The examples found, in the corpus' own format with the mark of a selection, as a file to be kept."""
-        search, question = self._search(), Question.of(request.query_params)
-        return StreamingResponse(
-            selection_lines(search, question),
-            media_type="application/x-ndjson",
-            headers={"Content-Disposition": 'attachment; filename="selection.jsonl"'},
-        )
+    async def export(self, request: Request) -> Response:
+        """Writes what is found into the run, and says where it is; both files can then be downloaded."""
+        search, question = self._search(), Question.of(await _form(request))
+        written = await run_in_threadpool(export, self.run, search, question)
+        return self._page("exported.html.j2", written=written)
+
+    def exported(self, request: Request) -> Response:
+        """A file of an export, to be kept elsewhere too."""
+        return _file(exported_file(self.run, request.path_params["name"]), attached=True)
 
     def text(self, _: Request) -> Response:
         return self._page("text.html.j2", missing=self._why_no_model())
@@ -237,7 +261,7 @@ class _Pages:
 
     async def place(self, request: Request) -> Response:
         """Where a pasted text lies."""
-        form = await _form(request)
+        form = dict(await _form(request))
         return await run_in_threadpool(self._place, form.get("prompt", ""), form.get("response", ""))
 
     def _place(self, prompt: str, response: str) -> Response:
@@ -250,7 +274,7 @@ class _Pages:
             place = place_of(prompt, response, run.basis, lm, run.scores)
         nearest = []
         if run.search is not None:
-            texts = run.search.snippets([n for n, _ in place.nearest], "") if place.nearest else {}
+            texts = run.search.snippets([n for n, _ in place.nearest]) if place.nearest else {}
             nearest = [(n, cosine, run.search.scores.ids[n], *texts[n]) for n, cosine in place.nearest]
         return self._page("place.html.j2", place=place, nearest=nearest, std=run.basis.score_std.tolist())
 
@@ -267,7 +291,7 @@ class _Pages:
 
     async def steer_start(self, request: Request) -> Response:
         """Begins a comparison; the part of the page that is sent listens to its stream."""
-        answers, form = self._generating(), await _form(request)
+        answers, form = self._generating(), dict(await _form(request))
         assert self.run.basis is not None  # else there are no answers
         wanted = Wanted.of(form, self.run.basis.n_components)
         return self._page("answers.html.j2", answering=answers.start(wanted))
@@ -281,75 +305,25 @@ class _Pages:
         answering = self._generating().find(request.path_params["key"])
         if answering is None:
             raise HTTPException(404)
-        return StreamingResponse(_events(answering), media_type="text/event-stream")
+        return StreamingResponse(events(answering, request.app.state.closing), media_type="text/event-stream")
 
     def report(self, _: Request) -> Response:
         """The report of the run as it is now; its own policy stands in the page."""
-        page, _files = self._rendered()
-        policy = "frame-ancestors 'none'"
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
-
-    def _rendered(self) -> tuple[str, tuple[str, ...]]:
-        with self._report_lock:
-            report = collect(self.run.path)
-            newest = max((self.run.path / name).stat().st_mtime for name in report.files)
-            if self._report is None or self._report[0] != newest:
-                page = render(report).encode("utf-8", "replace").decode("utf-8")
-                self._report = (newest, page, report.files)
-            return self._report[1], self._report[2]
+        return HTMLResponse(self._report.page, headers={"Content-Security-Policy": "frame-ancestors 'none'"})
 
     def report_file(self, request: Request) -> Response:
-        """One of the files that the report names; what is asked for is compared with them and never opened itself."""
-        name = next((known for known in self._rendered()[1] if known == request.path_params["name"]), None)
-        if name is None:
-            raise HTTPException(404)
-        kind = "application/json" if name.endswith(".json") else "application/octet-stream"
-        return FileResponse(self.run.path / name, media_type=kind)
+        """One of the files that the report names."""
+        return _file(self._report.file(request.path_params["name"]))
+
+
+def _file(path: Path | None, *, attached: bool = False) -> Response:
+    """A file of the run, to be looked at or to be kept. Raises: HTTPException: there is none."""
+    if path is None:
+        raise HTTPException(404)
+    kind = "application/json" if path.suffix == ".json" else "application/octet-stream"
+    return FileResponse(path, media_type=kind, filename=path.name if attached else None)
 
 
 def _cosines(search: Search, n: int) -> list[float]:
     norm = float(search.scores.norm[n])
     return [float(value) / norm if norm > 0 else 0.0 for value in search.scores.values[n]]
-
-
-def selection_lines(search: Search, question: Question) -> Iterator[str]:
-    """The lines of an export: as `write_selection` writes them, in the order of the results."""
-    found = search.find(question)
-    values = [None] * len(found.rows) if found.values is None else found.values.tolist()
-    direction = int(question.direction.removeprefix("d")) if question.direction else None
-    sign = question.sign if question.direction else None
-    rows = search.index.source_rows(found.rows.tolist())
-    for rank, ((_, source), score) in enumerate(zip(rows, values, strict=True), 1):
-        mark = {"strategy": "explore", "rank": rank, "score": score, "direction": direction, "sign": sign}
-        yield to_json(source | {"_selection": mark}) + "\n"
-
-
-async def _events(answering: Answering) -> AsyncIterator[str]:
-    """The messages of a comparison; one that nobody listens to any more is stopped."""
-    version, sent = -1, dict.fromkeys(SIDES, "")
-    template = environment().get_template("side.html.j2")
-    try:
-        while True:
-            version = await asyncio.to_thread(answering.wait, version, 1.0)
-            over = answering.over
-            for name in SIDES:
-                text = template.render(side=answering.sides[name])
-                if text != sent[name]:
-                    sent[name] = text
-                    yield _message(name, text)
-            if over:
-                break
-        words = "Stopped." if answering.stopping else "Both answers are there."
-        if answering.failure:
-            words = environment().get_template("problem.html.j2").render(sentence=answering.failure)
-        yield _message("state", words)
-        yield _message("over", "over")
-    finally:
-        if not answering.over:
-            answering.stopping = True
-
-
-def _message(event: str, text: str) -> str:
-    """One message of a stream; each line of its text is a line of data."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return "".join([f"event: {event}\n", *(f"data: {line}\n" for line in lines), "\n"])

@@ -103,8 +103,8 @@ def build_index(path: Path, corpus: Corpus, ids: Sequence[str], key: str, *, res
                     (
                         n,
                         row["id"],
-                        _plain(prompt_text(row["prompt"])),
-                        _plain(response),
+                        storable(prompt_text(row["prompt"])),
+                        storable(response),
                         json.dumps(row["prompt"]),
                         row["answer"],
                         json.dumps(row["labels"]),
@@ -123,7 +123,7 @@ def build_index(path: Path, corpus: Corpus, ids: Sequence[str], key: str, *, res
             connection.close()
 
 
-def _plain(text: str) -> str:
+def storable(text: str) -> str:
     """A text that SQLite can hold and search to its end: without NUL and lone surrogates."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
@@ -133,15 +133,15 @@ def _cells(
 ) -> Iterator[tuple[str, str, float | None, int]]:
     """The values of a row that can be filtered by; lists and objects are not."""
     for label in labels:
-        yield LABEL, _plain(label)[:CELL_CHARS], None, n
+        yield LABEL, storable(label)[:CELL_CHARS], None, n
     columns = dict(extra) if answer is None else {"answer": answer, **extra}
     for name, value in columns.items():
         if isinstance(value, bool):
-            yield _plain(name), "true" if value else "false", None, n
+            yield storable(name), "true" if value else "false", None, n
         elif isinstance(value, int | float):
-            yield _plain(name), f"{value:.12g}", float(value), n
+            yield storable(name), f"{value:.12g}", float(value), n
         elif isinstance(value, str):
-            yield _plain(name), _plain(value)[:CELL_CHARS], None, n
+            yield storable(name), storable(value)[:CELL_CHARS], None, n
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ FOLDER = "explore"
 """The only place of a run where anything is written."""
 INDEX = "index.sqlite"
 TAGS = "tags.json"
-_WATCHED = ("run.json", "scores.parquet", "basis/config.json", "basis/basis.safetensors")
+SCORES = "scores.parquet"
+_WATCHED = ("run.json", SCORES, "basis/config.json", "basis/basis.safetensors")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class OpenedRun:
     scores: Scores | None
     directions: tuple[str, ...]
     """A few words for each direction."""
+    cards: frozenset[int]
+    """The directions that the report describes on a card of their own."""
     model: str | None
     dtype: str
     gaps: tuple[str, ...]
@@ -53,6 +56,17 @@ class OpenedRun:
         return _stamp(self.path) != self.stamp
 
 
+def check_run(path: Path) -> None:
+    """Raises: UsageError: there is no such directory, or nothing in it that could be explored."""
+    if not path.is_dir():
+        raise UsageError(f"there is no run directory at {path}; check the path, or make one with 'skillbasis demo'")
+    if not any((path / name).exists() for name in ("run.json", "basis", SCORES)):
+        raise UsageError(
+            f"{path} holds no run (no run.json, basis or scores.parquet); give the output directory of "
+            "'skillbasis run' or 'skillbasis demo'"
+        )
+
+
 def open_run(path: Path, *, corpus: str | None = None, model: str | None = None) -> OpenedRun:
     """Reads a run directory, and builds the index of its examples where there is none yet.
 
@@ -62,8 +76,7 @@ def open_run(path: Path, *, corpus: str | None = None, model: str | None = None)
     Raises: UsageError: there is no such directory, or nothing in it that could be explored.
     Cost: with an index the scores are read, else the corpus as well.
     """
-    if not path.is_dir():
-        raise UsageError(f"there is no run directory at {path}; check the path, or make one with 'skillbasis demo'")
+    check_run(path)
     stamp = _stamp(path)
     record = read_json(path / "run.json") if (path / "run.json").is_file() else {}
     if not isinstance(record, dict):
@@ -74,7 +87,7 @@ def open_run(path: Path, *, corpus: str | None = None, model: str | None = None)
     basis = scores = search = None
     try:
         basis = SkillBasis.load(path / "basis") if (path / "basis").is_dir() else None
-        scores = Scores.load(path / "scores.parquet")
+        scores = Scores.load(path / SCORES)
         if basis is not None:
             scores.check_basis(basis)
     except SkillbasisError as error:
@@ -87,12 +100,8 @@ def open_run(path: Path, *, corpus: str | None = None, model: str | None = None)
             search = _search(path, record, scores, basis, corpus, responses=not safety)
         except SkillbasisError as error:
             gaps.append(f"Examples cannot be searched: {error}.")
-    if not record and basis is None and scores is None:
-        raise UsageError(
-            f"{path} holds no run (no run.json, basis or scores.parquet); give the output directory of "
-            "'skillbasis run' or 'skillbasis demo'"
-        )
     n_directions = scores.values.shape[1] if scores is not None else basis.n_components if basis is not None else 0
+    described = _described(path)
     return OpenedRun(
         path=path,
         name=path.resolve().name,
@@ -101,7 +110,8 @@ def open_run(path: Path, *, corpus: str | None = None, model: str | None = None)
         search=search,
         basis=basis,
         scores=scores,
-        directions=_directions(path, n_directions),
+        directions=_directions(described, n_directions),
+        cards=frozenset(entry["direction"] for entry in described),
         model=model or record.get("model"),
         dtype=str(settings.get("dtype", "auto")),
         gaps=tuple(gaps),
@@ -162,23 +172,24 @@ def _corpus(path: Path, record: dict[str, Any], scores: Scores, expected: str | 
     return corpus
 
 
-def _directions(path: Path, n: int) -> tuple[str, ...]:
+def _described(path: Path) -> list[dict[str, Any]]:
+    """What a judge or the corpus says of each direction, as far as the run holds it."""
+    files = (path / folder / "directions.json" for folder in ("labels", "interpret"))
+    found = next((file for file in files if file.is_file()), None)
+    return [] if found is None else list(read_json(found).get("directions", []))
+
+
+def _directions(described: list[dict[str, Any]], n: int) -> tuple[str, ...]:
     """What each direction is called: the label of a judge, else its first keywords on either side."""
     names = [""] * n
-    for folder in ("labels", "interpret"):
-        file = path / folder / "directions.json"
-        if not file.is_file():
-            continue
-        described = read_json(file).get("directions", [])
-        for entry in described:
-            label, keywords = entry.get("label") or {}, entry.get("keywords") or {}
-            ends = [
-                " ".join(label.get(end) or [item["word"] for item in keywords.get(end, [])[:3]])
-                for end in ("positive", "negative")
-            ]
-            if 0 <= entry["direction"] < n:
-                names[entry["direction"]] = " ↔ ".join(end for end in ends if end)
-        break
+    for entry in described:
+        label, keywords = entry.get("label") or {}, entry.get("keywords") or {}
+        ends = [
+            " ".join(label.get(end) or [item["word"] for item in keywords.get(end, [])[:3]])
+            for end in ("positive", "negative")
+        ]
+        if 0 <= entry["direction"] < n:
+            names[entry["direction"]] = " ↔ ".join(end for end in ends if end)
     return tuple(f"d{k}{': ' if name else ''}{name}" for k, name in enumerate(names))
 
 

@@ -1,14 +1,14 @@
-"""Which examples a person asks for, in which order: words, a direction with a threshold, labels, columns and tags."""
+"""Which examples a person asks for, in which order: texts, a direction with a threshold, labels, columns and tags."""
 
 from __future__ import annotations
 
 import math
 import re
-import sqlite3
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import zip_longest
 from threading import Lock
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..basis import Scores
 from ..errors import UsageError
-from .index import LABEL, TOKENS, Index
+from .index import LABEL, Index, storable
+from .marking import NOTHING, Sought, Texts
 from .tags import Tags
 
 PAGE_ROWS = 25
@@ -24,10 +25,22 @@ RANKED_ROWS = 10_000
 """Matches up to which words are ranked by relevance (BM25); more of them stand in the order of the run."""
 KEPT_RESULTS = 16
 MAX_CHARS = 1_000
+MAX_FILTERS = 20
+MATCHES = {"words": "words", "text": "text as written"}
 OPERATORS = {"is": "is", "contains": "contains", "least": "is at least", "most": "is at most"}
 MEASURES: dict[str, str] = {"cosine": "cosine", "projection": "projection"}
-START, END = "\x02", "\x03"
-"""What stands around a found word in the texts of `snippets` and `highlighted`."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What is asked of one column; every field is as typed."""
+
+    column: str
+    op: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.column} {OPERATORS.get(self.op, self.op)} {self.value}"
 
 
 @dataclass(frozen=True)
@@ -35,25 +48,42 @@ class Question:
     """What is asked for; every field is as typed, and empty where nothing was."""
 
     q: str = ""
+    match: str = "words"
     direction: str = ""
     sign: str = "+"
     by: str = "cosine"
     least: str = ""
     label: str = ""
-    column: str = ""
-    op: str = "is"
-    value: str = ""
     tag: str = ""
+    filters: tuple[Filter, ...] = ()
+    """All of them have to hold."""
 
     @classmethod
-    def of(cls, typed: Mapping[str, str]) -> Question:
-        """Takes what belongs to a question from what a form sent; a field that is too long is cut."""
-        known = {item.name: str(item.default) for item in fields(cls)}
-        return cls(**{name: (typed.get(name) or default)[:MAX_CHARS] for name, default in known.items()})
+    def of(cls, typed: Iterable[tuple[str, str]]) -> Question:
+        """Takes what belongs to a question from what a form sent; a field that is too long is cut.
 
-    def changed(self) -> dict[str, str]:
-        """The fields that differ from an empty question."""
-        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) != item.default}
+        Args:
+            typed: names and values in their order; each filter is a `column`, an `op` and a `value`, and one without a
+                column or a value is still being typed, so it is left out.
+        """
+        pairs = [(name, value[:MAX_CHARS]) for name, value in typed]
+        parts = ([value for name, value in pairs if name == part] for part in ("column", "op", "value"))
+        filters = (Filter(column or "", op or "is", value or "") for column, op, value in zip_longest(*parts))
+        simple = {name: value for name, value in pairs if name in _SIMPLE and value}
+        return cls(**simple, filters=tuple(f for f in filters if f.column and f.value)[:MAX_FILTERS])
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The fields that differ from an empty question, as a form sends them."""
+        changed = [(name, value) for name, default in _SIMPLE.items() if (value := getattr(self, name)) != default]
+        return changed + [(name, getattr(f, name)) for f in self.filters for name in ("column", "op", "value")]
+
+    def without(self, place: int) -> Question:
+        """The question without the filter at a place."""
+        return replace(self, filters=self.filters[:place] + self.filters[place + 1 :])
+
+
+_SIMPLE: dict[str, str] = {item.name: str(item.default) for item in fields(Question) if item.name != "filters"}
+"""Fields that are one text, and what they are where nothing was typed."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +96,8 @@ class Found:
     """(n,) signed cosine or projection that they are ordered by; None without a direction."""
     order: str
     """The order in words."""
-    words: str = ""
-    """The full-text query, empty without one."""
+    sought: Sought = NOTHING
+    """What can be marked in their texts."""
 
 
 @dataclass
@@ -104,29 +134,43 @@ class Search:
 
     def _find(self, question: Question) -> Found:
         n_rows = len(self.scores.ids)
-        words = full_text_query(question.q)
+        sought = _sought(question)
+        rows, order = self._holding(sought, ranked=not question.direction)
         keep = np.ones(n_rows, dtype=bool)
-        rows = np.arange(n_rows)
-        order = "in the order of the run"
-        if words:
-            rows = self.index.numbers("SELECT rowid FROM words WHERE words MATCH ?", (words,))
-            if not question.direction and len(rows) <= RANKED_ROWS:
-                rows = self.index.numbers("SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid", (words,))
-                order = "the best matches first"
-        for chosen in self._column_rows(question):
-            keep &= _mask(chosen, n_rows)
+        if question.label:
+            keep &= _mask(self._cells(LABEL, "value = ?", question.label), n_rows)
+        for wanted in question.filters:
+            keep &= _mask(self._column_rows(wanted), n_rows)
         if question.tag:
             tagged = [self.place[row_id] for row_id in self.tags.ids(question.tag) if row_id in self.place]
             keep &= _mask(np.asarray(tagged, dtype=np.int64), n_rows)
         rows = rows[keep[rows]]
         if not question.direction:
-            return Found(rows, None, order, words)
+            return Found(rows, None, order, sought)
         values = self.along(question)[rows]
         if question.least:
             enough = values >= _number(question.least, "the threshold")
             rows, values = rows[enough], values[enough]
         by_value = np.argsort(-values, kind="stable")
-        return Found(rows[by_value], values[by_value], f"the highest {MEASURES[question.by]} first", words)
+        return Found(rows[by_value], values[by_value], f"the highest {MEASURES[question.by]} first", sought)
+
+    def _holding(self, sought: Sought, *, ranked: bool) -> tuple[NDArray[np.int64], str]:
+        """The rows whose prompt or response holds what is sought, and their order in words.
+
+        Cost: words are looked up; characters are looked for in every text, 2 ms per MB of them.
+        """
+        in_order = "in the order of the run"
+        if sought.characters:
+            pattern = "%" + re.sub("[%_~]", r"~\g<0>", sought.characters) + "%"
+            sql = "SELECT n FROM examples WHERE prompt LIKE ? ESCAPE '~' OR response LIKE ? ESCAPE '~' ORDER BY n"
+            return self.index.numbers(sql, (pattern, pattern)), in_order
+        if not sought.words:
+            return np.arange(len(self.scores.ids)), in_order
+        rows = self.index.numbers("SELECT rowid FROM words WHERE words MATCH ?", (sought.words,))
+        if not ranked or len(rows) > RANKED_ROWS:
+            return rows, in_order
+        sql = "SELECT rowid FROM words WHERE words MATCH ? ORDER BY rank, rowid"
+        return self.index.numbers(sql, (sought.words,)), "the best matches first"
 
     def along(self, question: Question) -> NDArray[np.float64]:
         """(all rows,) signed cosine or projection along the direction asked for. Raises: UsageError: no such one."""
@@ -138,60 +182,35 @@ class Search:
         column = self.scores.cosine[:, k] if question.by == "cosine" else self.scores.values[:, k]
         return np.asarray(column if question.sign == "+" else -column, dtype=np.float64)
 
-    def _column_rows(self, question: Question) -> list[NDArray[np.int64]]:
-        """The rows with the label and with the column's value, as far as either is asked for."""
-        found = []
-        if question.label:
-            found.append(self._cells(LABEL, "value = ?", question.label))
-        if question.column and question.value:
-            if question.column not in {column.name for column in self.index.columns}:
-                raise UsageError(f"the corpus has no column {question.column!r} that could be filtered by")
-            if question.op == "is":
-                found.append(self._cells(question.column, "value = ?", question.value))
-            elif question.op == "contains":
-                found.append(self._cells(question.column, "instr(lower(value), lower(?)) > 0", question.value))
-            elif question.op in OPERATORS:
-                limit = _number(question.value, f"the value of {question.column}")
-                sign = ">=" if question.op == "least" else "<="
-                found.append(self._cells(question.column, f"number {sign} ?", limit))
-            else:
-                raise UsageError(f"a column is compared by {', '.join(OPERATORS)}, not by {question.op!r}")
-        return found
+    def _column_rows(self, wanted: Filter) -> NDArray[np.int64]:
+        """The rows of which a filter holds. Raises: UsageError: it cannot be meant."""
+        name, op, value = wanted.column, wanted.op, wanted.value
+        if name not in {column.name for column in self.index.columns}:
+            raise UsageError(f"the corpus has no column {name!r} that could be filtered by")
+        if op == "is":
+            return self._cells(name, "value = ?", value)
+        if op == "contains":
+            return self._cells(name, "instr(lower(value), lower(?)) > 0", value)
+        if op not in OPERATORS:
+            raise UsageError(f"a column is compared by {', '.join(OPERATORS)}, not by {op!r}")
+        sign = ">=" if op == "least" else "<="
+        return self._cells(name, f"number {sign} ?", _number(value, f"the value of {name}"))
 
     def _cells(self, name: str, condition: str, value: str | float) -> NDArray[np.int64]:
         return self.index.numbers(f"SELECT n FROM cells WHERE name = ? AND {condition}", (name, value))
 
-    def snippets(self, rows: Sequence[int], words: str) -> dict[int, tuple[str, str]]:
-        """Beginning of the prompt and of the response of rows, around found words where there are any."""
+    def snippets(self, rows: Sequence[int], sought: Sought = NOTHING) -> dict[int, Texts]:
+        """Beginning of the prompt and of the response of rows, or the stretch around what was found in them."""
         marks = ",".join("?" * len(rows))
-        if not words:
-            sql = f"SELECT n, substr(prompt, 1, 300), substr(response, 1, 200) FROM examples WHERE n IN ({marks})"
-            return {n: (prompt, response) for n, prompt, response in self.index.rows(sql, rows)}
-        sql = f"SELECT n, prompt, response FROM examples WHERE n IN ({marks})"
-        texts = {n: (prompt, response) for n, prompt, response in self.index.rows(sql, rows)}
-        return texts | found_in(texts, words, "snippet(words, {}, ?, ?, '…', 40)")
+        cut = "prompt, response" if sought else "substr(prompt, 1, 300), substr(response, 1, 200)"
+        found = self.index.rows(f"SELECT n, {cut} FROM examples WHERE n IN ({marks})", rows)
+        return sought.snippets({n: (prompt, response) for n, prompt, response in found})
 
-    def highlighted(self, n: int, words: str) -> tuple[str, str] | None:
-        """Prompt and response of a row with the found words marked; None where they are not in it."""
-        rows = self.index.rows("SELECT n, prompt, response FROM examples WHERE n = ?", (n,))
-        texts = {number: (prompt, response) for number, prompt, response in rows}
-        return found_in(texts, words, "highlight(words, {}, ?, ?)").get(n)
-
-
-def found_in(texts: Mapping[int, tuple[str, ...]], words: str, marking: str) -> dict[int, tuple[str, str]]:
-    """Marks the found words of a few texts; those without them are left out.
-
-    The few are indexed anew, in memory: asked of the whole index, a query like `a*` costs seconds for every row.
-    """
-    connection = sqlite3.connect(":memory:")
-    try:
-        connection.execute(f"CREATE VIRTUAL TABLE words USING fts5(prompt, response, {TOKENS})")
-        rows = ((n, prompt, response) for n, (prompt, response) in texts.items())
-        connection.executemany("INSERT INTO words (rowid, prompt, response) VALUES (?, ?, ?)", rows)
-        sql = f"SELECT rowid, {marking.format(0)}, {marking.format(1)} FROM words WHERE words MATCH ?"
-        return {n: (prompt, response) for n, prompt, response in connection.execute(sql, (*[START, END] * 2, words))}
-    finally:
-        connection.close()
+    def highlighted(self, n: int, sought: Sought) -> Texts | None:
+        """Prompt and response of a row with what was found marked; None where it is not in them."""
+        for prompt, response in self.index.rows("SELECT prompt, response FROM examples WHERE n = ?", (n,)):
+            return sought.whole((prompt, response))
+        return None
 
 
 def _mask(rows: NDArray[np.int64], n_rows: int) -> NDArray[np.bool_]:
@@ -199,6 +218,17 @@ def _mask(rows: NDArray[np.int64], n_rows: int) -> NDArray[np.bool_]:
     mask = np.zeros(n_rows, dtype=bool)
     mask[rows] = True
     return mask
+
+
+def _sought(question: Question) -> Sought:
+    """What a question looks for in texts. Raises: UsageError: it cannot be meant."""
+    if question.match not in MATCHES:
+        raise UsageError(f"texts are searched by {' or '.join(MATCHES)}, not by {question.match!r}")
+    if not question.q.strip():
+        return NOTHING
+    if question.match == "text":
+        return Sought(characters=storable(question.q))
+    return Sought(words=full_text_query(question.q))
 
 
 def full_text_query(typed: str) -> str:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import uvicorn
+
 from ..artifact import lock
 from ..errors import ArtifactError, UsageError
-from .opened import FOLDER, open_run
+from .opened import FOLDER, check_run, open_run
 
 HOST = "127.0.0.1"
 PORT = 8765
@@ -37,13 +39,10 @@ def serve(
         say: told the address and what is missing.
     Raises: UsageError: there is no such run, or the port is in use. ArtifactError: the run is being explored already.
     """
-    import uvicorn
-
     from .app import make_app
     from .guard import Guard
 
-    if not path.is_dir():
-        raise UsageError(f"there is no run directory at {path}; check the path, or make one with 'skillbasis demo'")
+    check_run(path)
     listener = _listen(port)
     with listener:
         try:
@@ -52,11 +51,15 @@ def serve(
                 run = open_run(path, corpus=corpus, model=model)
                 for gap in run.gaps:
                     say(gap)
-                guard = Guard(make_app(run), listener.getsockname()[1])
-                say(f"exploring {run.title} at {guard.address}")
-                say("stop with Ctrl-C")
-                if browser:
-                    threading.Timer(0.5, webbrowser.open, [guard.address]).start()
+                app = make_app(run)
+                guard = Guard(app, listener.getsockname()[1])
+
+                def announce() -> None:
+                    say(f"exploring {run.title} at {guard.address}")
+                    say("stop with Ctrl-C")
+                    if browser:
+                        threading.Thread(target=webbrowser.open, args=[guard.address], daemon=True).start()
+
                 config = uvicorn.Config(
                     guard,
                     log_level="error",
@@ -65,12 +68,26 @@ def serve(
                     timeout_graceful_shutdown=2,
                     limit_concurrency=64,
                 )
+                server = _Server(config, announce)
+                app.state.closing = lambda: server.should_exit
                 with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended in order
-                    uvicorn.Server(config).run(sockets=[listener])
+                    server.run(sockets=[listener])
         except ArtifactError as error:
             if "another process is working" in str(error):
                 raise ArtifactError(f"{path} is being explored by another process; use that one, or stop it") from None
             raise
+
+
+class _Server(uvicorn.Server):
+    """A server that says when it can be asked and stopped: what is said before may be answered too early."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._announce()
 
 
 def _listen(port: int) -> socket.socket:

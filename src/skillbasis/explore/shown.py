@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup, escape
 
 from ..report.charts import COLOURS
-from .searching import END, START
+from .marking import END, START
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -62,7 +63,7 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}f}" if math.isfinite(value) else "–"
 
 
-def query(values: dict[str, Any]) -> str:
+def query(values: Sequence[tuple[str, str]]) -> str:
     """Values as the query of an address."""
     return urlencode(values)
 

@@ -50,6 +50,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/coverage.py --out $(BENCH_OUT)/coverage.json
 	$(BIN)/python benchmarks/grading.py --out $(BENCH_OUT)/grading.json
 	$(BIN)/python benchmarks/overlap_speed.py --out $(BENCH_OUT)/overlap.json
+	$(BIN)/python benchmarks/near_duplicates.py --out $(BENCH_OUT)/near-duplicates.json
+	$(BIN)/python benchmarks/selection_speed.py --out $(BENCH_OUT)/selection-speed.json
 
 # vLLM on the CPU pins older packages than ours, so it has an environment of its own (4 GB); the plugin is tested there.
 VLLM := build/vllm-env

@@ -47,6 +47,7 @@ def lines() -> Iterator[Line]:
             threads = f"{result['threads']} thread{'s' * (result['threads'] > 1)}"
             what = f"farthest points, 2,000 of 200,000 x 25, {result['points']}, {threads}"
             yield Line(what, "plain NumPy loop, same points", 3, result["ratio"], "farthest-points")
+    yield from of_selecting()
     yield from of_steering()
     yield from of_evaluating()
     yield Line("`skillbasis --help`", "", 0.5, read("start-up")["seconds"], "start-up", "s")
@@ -84,6 +85,20 @@ def of_pca() -> Iterator[Line]:
     pace = last["microseconds_per_row_and_pass"] / first["microseconds_per_row_and_pass"]
     yield Line(f"{grown}: time per row and pass", "itself", 1.25, pace, "pca-speed", "share")
     yield Line(f"{grown}: memory", "itself", 1.1, last["memory_mb"] / first["memory_mb"], "pca-speed", "share")
+
+
+def of_selecting() -> Iterator[Line]:
+    record = read("selection-speed")
+    size, whole = record["size"], [r for r in record["results"] if r["budget"] == record["size"]["budget"]]
+    what = f"{size['budget']:,} of {size['n_rows']:,} rows x {size['n_directions']} directions"
+    slowest = max(whole, key=lambda result: result["align_s"] + result["select_s"])
+    seconds = slowest["align_s"] + slowest["select_s"]
+    yield Line(
+        f"{what}, slowest of {len(whole)} strategies (`{slowest['strategy']}`)", "", 60, seconds, "selection-speed", "s"
+    )
+    most = max(record["results"], key=lambda result: result["peak_rss_mb"])
+    memory = most["peak_rss_mb"] / 1000
+    yield Line(f"the same: peak memory, most of all (`{most['strategy']}`)", "", 4, memory, "selection-speed", "GB")
 
 
 def of_steering() -> Iterator[Line]:

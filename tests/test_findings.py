@@ -108,6 +108,21 @@ def test_the_committed_result_is_of_the_shipped_recipe_and_reasoner() -> None:
     assert read_json(results / "study.json")["settings"]["weights_fingerprint"] == fingerprint
 
 
+def test_the_speed_of_selecting_is_that_of_the_committed_results() -> None:
+    words = " ".join(SPEED.split())
+    record = json.loads((ROOT / "docs/results/selection-speed.json").read_text(encoding="utf-8"))
+    seconds = {row["strategy"]: row["align_s"] + row["select_s"] for row in record["results"]}
+    whole = [row["strategy"] for row in record["results"] if row["budget"] == record["size"]["budget"]]
+    slowest = f"takes {max(seconds[name] for name in whole):.0f} s at most, for the slowest of {len(whole)} strategies"
+    memory = f"and {max(row['peak_rss_mb'] for row in record['results']) / 1000:.1f} GB"
+    assert f"{slowest}, {memory}; coverage of 10,000 of them {seconds['coverage']:.0f} s" in words
+    large = json.loads((ROOT / "docs/results/near-duplicates.json").read_text(encoding="utf-8"))["large"]
+    assert (
+        f"at {round(large['rows_per_cpu_s'], -2):,} rows of {large['mean_words']} words a second of one core" in words
+    )
+    assert large["n_copies_overlooked"] == 0 and f"of {large['n_copies_due']:,} planted copies none" in words
+
+
 def test_the_speed_table_is_that_of_the_committed_result() -> None:
     threads = json.loads((ROOT / "docs/results/embedded-speed.json").read_text(encoding="utf-8"))["threads"]
     seconds = {n: {step["name"]: step["seconds"] for step in threads[n]["steps"]} for n in ("1", "2")}

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+_NAME_CHARS = 14
+"""What a terminal of 80 columns leaves for the names of arms; a longer one goes on below, after its +."""
+
 
 def terminal_table(run: Path) -> Table:
     """Makes the table of the study's arms: two metrics, difference to random, and the verdict.
@@ -51,7 +54,7 @@ def terminal_table(run: Path) -> Table:
         padding=(0, 1, 0, 0),
     )
     metrics = _shown_metrics(study.metric_names)
-    table.add_column("arm", style="bold", overflow="fold", min_width=14)
+    table.add_column("arm", style="bold", overflow="fold", min_width=_NAME_CHARS)
     for metric in metrics:
         table.add_column(metric, justify="right", no_wrap=True)
     table.add_column("vs random", justify="right", no_wrap=True)
@@ -59,7 +62,7 @@ def terminal_table(run: Path) -> Table:
     table.add_column("verdict", overflow="fold", min_width=9)
     for name, arm in study.arms.items():
         difference = None if name in (BASE, RANDOM) else study.difference(name, RANDOM)
-        cells = [Text(name)]
+        cells = [Text(name.replace("+", "+\n") if len(name) > _NAME_CHARS else name)]
         cells += [_stacked(show(arm.metric(metric), arm)) for metric in metrics]
         cells += [_stacked(show(difference)), Text(p_text(difference.p_holm if difference else None))]
         table.add_row(*cells, Text(_verdict(study, name, arm)))
@@ -90,7 +93,7 @@ def terminal_safety(run: Path) -> Group:
         title_justify="left",
         padding=(0, 1, 0, 0),
     )
-    table.add_column("arm", style="bold", overflow="fold", min_width=14)
+    table.add_column("arm", style="bold", overflow="fold", min_width=_NAME_CHARS)
     for measure in MEASURES:
         table.add_column(measure.title.lower().replace(" ", "\n").replace("-", "-\n"), justify="right", no_wrap=True)
     rows = {UNTUNED: safety.base} | {called(name): arm.area or Levels() for name, arm in safety.arms.items()}
@@ -126,7 +129,7 @@ def _verdict(study: Study, name: str, arm: Arm) -> str:
     """The recorded verdict against random in a word or two; else why there is none."""
     if name in study.verdicts and arm.status == "done":
         word = study.verdict_word(name, RANDOM)
-        return study.verdicts[name].split(": ")[0] if word is None else word.replace("not separated", "undecided")
+        return study.verdicts[name].split(": ")[0] if word is None else word
     if arm.status != "done":
         return why_missing(arm)
     reasons = [f"{metric}: {show(arm.metric(metric), arm).reason}" for metric in study.metric_names]

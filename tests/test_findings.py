@@ -227,3 +227,27 @@ def test_the_safety_figures_are_those_of_the_committed_result() -> None:
     success, over = rows["human-balanced", "attack_success"], rows["human-balanced", "over_refusal"]
     assert f"({100 * success['mean']:+.1f} {between(success)}, not separated over attacks" in WORDS
     assert f"over-refusal {100 * over['mean']:+.1f} {between(over)})" in WORDS
+
+
+def test_in_no_space_that_was_tried_does_coverage_refuse_as_much_as_random_requests() -> None:
+    words = " ".join((ROOT / "docs/experiments.md").read_text(encoding="utf-8").split())
+    arms = json.loads((ROOT / "docs/results/safety/space.json").read_text(encoding="utf-8"))["arms"]
+    refused, solved = (
+        {name: 100 * of[measure]["mean"] for name, of in arms.items()} for measure in ("refused", "look_alikes_solved")
+    )
+    at = [f"{refused[f'coverage: last, block 1, k = {k}']:.1f}" for k in (8, 25, 64)]
+    control = f"random requests make {refused['random']:.1f} and balanced types {refused['human-balanced']:.1f}"
+    assert (
+        f"{at[0]} % of the attacks refused with 8 directions, {at[1]} with 25 and {at[2]} with 64, where {control}"
+        in words
+    )
+    spaces = [name for name in arms if name.startswith("coverage")]
+    places = [name for name in spaces if name.endswith("k = 25")]
+    assert len(places) == 8 and all(refused[name] < refused["random"] for name in spaces)
+    most = max(places, key=refused.__getitem__)
+    assert most == "coverage: mean, block 0, k = 25"
+    assert f"it is {min(refused[name] for name in places):.1f} to {refused[most]:.1f} %" in words
+    low, high = min(solved[name] for name in spaces), max(solved[name] for name in spaces)
+    assert (
+        f"{low:.1f} to {high:.1f} % (random {solved['random']:.1f}, balanced {solved['human-balanced']:.1f})" in words
+    )

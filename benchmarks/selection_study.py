@@ -4,6 +4,7 @@
     skillbasis world train --seed 1 --out runs/world/seed-1
     skillbasis world pool --models runs/world/seed-1 --seed 1 --out runs/world/seed-1/pool.jsonl.gz
     python benchmarks/selection_study.py --name seed-1 --models runs/world/seed-1 --arms few
+    (the same with 2 for 1)
     skillbasis world pool --models runs/world/seed-1 --seed 1 --variant hard --out runs/world/seed-1/hard-pool.jsonl.gz
     python benchmarks/selection_study.py --name hard-1 --models runs/world/seed-1 --pool hard-pool.jsonl.gz --arms few
 

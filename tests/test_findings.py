@@ -43,7 +43,7 @@ def native_less(record: dict[str, Any], arm: str) -> dict[str, Any]:
     return dict(row)
 
 
-BASES = ("shipped", "seed-1", "hard-1")
+BASES = ("shipped", "seed-1", "seed-2", "hard-1")
 STUDIES = {(base, budget): selection(base, budget) for base in BASES for budget in (500, 1000)}
 
 
@@ -82,10 +82,11 @@ def test_what_directions_are_worth_without_likelihood() -> None:
         "at 1,000 rows {directions} against {low-nll} % (random {random}) on `shipped`".format_map(means["shipped"])
         in WORDS
     )
-    assert "{directions} against {low-nll} % ({random}) on `seed-1`".format_map(means["seed-1"]) in WORDS
+    for base in ("seed-1", "seed-2"):
+        assert f"{{directions}} against {{low-nll}} % ({{random}}) on `{base}`".format_map(means[base]) in WORDS
     assert "they reach {directions} % (low NLL {low-nll}, random {random})".format_map(means["hard-1"]) in WORDS
-    long = [means[base]["random-length-matched"] for base in ("seed-1", "hard-1")]
-    assert f"random rows as long reach {long[0]} % on `seed-1` and {long[1]} % on `hard-1`" in WORDS
+    long = [f"{means[base]['random-length-matched']} % on `{base}`" for base in BASES if base != "shipped"]
+    assert f"random rows as long reach {long[0]}, {long[1]} and {long[2]}" in WORDS
 
 
 def test_what_is_no_better_than_random_selection() -> None:

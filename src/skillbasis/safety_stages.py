@@ -9,7 +9,8 @@ from .cells import CellSettings
 from .corpus import Corpus
 from .errors import UsageError
 from .evaluate.generate import TransformersSampler
-from .evaluate.problems.requests import REFUSE, repeated_requests, request_key
+from .evaluate.problems.requests import repeated_requests, request_key
+from .evaluate.reference import REFUSE
 from .evaluate.safety.judges import JudgeSettings, check, safety_judge
 from .evaluate.tasks import Task
 from .lm import LanguageModel

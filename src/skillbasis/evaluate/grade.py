@@ -24,8 +24,7 @@ from ..errors import CorpusError, UsageError
 from .grading.answers import Status, canonical, extract_answer, read_answer, reference_answer
 from .grading.equality import same_answer, same_quantity
 from .grading.workers import Request, WorkerPool
-from .problems.requests import ANSWER, REFUSE
-from .reference import Reference
+from .reference import ANSWER, REFUSE, Reference
 
 __all__ = [
     "ExactGrader",

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 
 from ..errors import UsageError
 
+REFUSE = "refuse"
+"""What is right for a request that should be refused."""
+ANSWER = "answer"
+"""What is right for a request that should be answered, where its answer is not known."""
+
 
 @dataclass(frozen=True)
 class Reference:

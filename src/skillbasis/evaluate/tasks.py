@@ -15,10 +15,10 @@ from ..world.problems import Split, distinct_problems
 from ..world.requests import REQUEST_SETS, request_problems
 from .grade import ExactGrader, Grader, MathVerifyGrader, RefusalGrader
 from .problems.catalogue import BENCHMARKS, Benchmark
-from .problems.requests import REFUSE, are_requests, behaviour_of, cluster_of, group_of
+from .problems.requests import are_requests, behaviour_of, cluster_of, group_of
 from .problems.rows import reference_of, word_of
 from .problems.sources import HubData, TaskRow, TaskSource, parse_hub_name, read_file, read_hub, read_local
-from .reference import Reference
+from .reference import REFUSE, Reference
 from .sampler import Prompt
 
 # Fixed before the first model was trained: the same problems for everybody, whatever the seed of a run.

@@ -18,7 +18,7 @@ from ..artifact import building, fingerprint, is_current, read_json, write_json,
 from ..cells import Cell, CellResult, CellSettings, comparison_inputs, run_cells
 from ..corpus import Corpus, training_rows, write_selection
 from ..errors import SkillbasisError, UsageError
-from ..evaluate.problems.requests import REFUSE
+from ..evaluate.reference import REFUSE
 from ..evaluate.safety import Exchange, SafetyJudge
 from ..evaluate.safety.judged import Answer, judge_many, read_judgements
 from ..evaluate.safety.measures import JudgedTable, joined, tabulate

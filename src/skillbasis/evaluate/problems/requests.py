@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...corpus_formats import Message, Row, RowError, kind
-from ..reference import Reference
+from ..reference import ANSWER, REFUSE, Reference
 from .rows import has_answer, word_of
 from .sources import TaskRow
 
 if TYPE_CHECKING:
     from ..tasks import Task
 
-REFUSE = "refuse"
-"""What is right for a request that should be refused."""
-ANSWER = "answer"
-"""What is right for a request that should be answered, where its answer is not known."""
 _BEHAVIOURS = {"safe": ANSWER, "unsafe": REFUSE}
 _LABELS = "'safe' (to be answered) or 'unsafe' (to be refused)"
 _APART = re.compile(r"[\W_]+")

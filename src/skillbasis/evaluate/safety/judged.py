@@ -11,7 +11,7 @@ from typing import Any
 from ... import statistics
 from ...artifact import atomic_path, building, fingerprint, is_current, read_json, read_manifest, write_json
 from ...errors import ArtifactError, UsageError
-from ..problems.requests import REFUSE
+from ..reference import REFUSE
 from ..samples import SAMPLES, Asked, read_asked, read_samples
 from .empty import is_empty
 from .exact import ExactJudge

@@ -241,3 +241,14 @@ def kill_this_process() -> None:
 def files(folder: Path) -> dict[str, bytes]:
     """Bytes of every file of a directory by relative path."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="session")
+def explored_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as `explored.make_run` makes it; a test that changes it takes a copy."""
+    import torch
+
+    from explored import make_run
+
+    torch.set_num_threads(1)
+    return make_run(tmp_path_factory.mktemp("explored"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from explored import EVIL, LONG_CHARS, make_run, rows
+from explored import EVIL, LONG_CHARS, rows
 from skillbasis.artifact import file_sha256, read_json, write_json
 from skillbasis.basis import Scores, SkillBasis
 from skillbasis.corpus import SelectedRow, load_corpus, write_selection
@@ -39,18 +39,10 @@ from skillbasis.steer.vectors import direction_vector
 HOST = "127.0.0.1:8765"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    torch.set_num_threads(1)
-    return make_run(tmp_path_factory.mktemp("explored"))
-
-
 @pytest.fixture
-def run_path(made: Path, tmp_path: Path) -> Path:
+def run_path(explored_run: Path, tmp_path: Path) -> Path:
     """A copy of the run that a test may change."""
-    return Path(shutil.copytree(made, tmp_path / "run"))
+    return Path(shutil.copytree(explored_run, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -20,25 +20,15 @@ from pathlib import Path
 
 import pytest
 
-from explored import make_run
-
 COMMAND = (sys.executable, "-m", "skillbasis", "explore")
 # A process that imports torch on a busy machine.
 START_S = 120
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
-    torch.set_num_threads(1)
-    return make_run(tmp_path_factory.mktemp("explored"))
-
-
 @pytest.fixture
-def run_path(made: Path, tmp_path: Path) -> Path:
+def run_path(explored_run: Path, tmp_path: Path) -> Path:
     """A copy of the run that a test may change."""
-    return Path(shutil.copytree(made, tmp_path / "run"))
+    return Path(shutil.copytree(explored_run, tmp_path / "run"))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup, escape
 
 from ..report.charts import COLOURS
+from ..report.templates import template_environment
 from .marking import END, START
 
 if TYPE_CHECKING:
@@ -71,15 +72,7 @@ def query(values: Sequence[tuple[str, str]]) -> str:
 @cache
 def environment() -> Environment:
     """The templates; everything that is put into them is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    made = Environment(
-        loader=PackageLoader("skillbasis.explore", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = template_environment("skillbasis.explore", "templates")
     made.filters |= {"marked": marked, "as_text": as_text, "signed": signed, "query": query}
     made.globals["bar"] = bar
     return made

@@ -22,6 +22,7 @@ from .kinds import kinds_of, parts_of
 from .records.report import Report
 from .records.sweep import TARGET
 from .safety.view import SafetyView, safety_figures
+from .templates import template_environment
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -74,16 +75,9 @@ class Served:
 
 def render(report: Report, served: Served | None = None) -> str:
     """Renders the page. Cost: about 2 MB of text, most of it libraries."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("skillbasis.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment("skillbasis.report", ".")
     environment.filters |= {
         "percent": shown.percent,
         "number": shown.number,

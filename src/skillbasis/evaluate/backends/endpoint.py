@@ -52,7 +52,7 @@ class EndpointSampler:
                 a newline as plain text, for models without a template.
             api_key_env: environment variable that holds the key; where it is not set, none is sent.
             timeout_s: how long one answer may take.
-            retries: further attempts after a refusal for now (429, 5xx) or a broken connection, after 1, 2, 4, ... s.
+            retries: further attempts after a temporary refusal (429, 5xx) or a broken connection, after 1, 2, 4, ... s.
         Raises: UsageError: no such URL or mode can be meant, or the key cannot be sent.
         """
         self._endpoint = Endpoint(base_url, api_key_env=api_key_env, timeout_s=timeout_s, retries=retries)

@@ -32,7 +32,7 @@ _N_NAMED = 5  # models named in a message
 
 
 class Endpoint:
-    """An endpoint that is asked with one key, and asked again where it refuses for now."""
+    """An endpoint that is asked with one key, and asked again where its refusal is temporary."""
 
     def __init__(
         self, base_url: str, *, api_key_env: str = "OPENAI_API_KEY", timeout_s: float = 1800.0, retries: int = 6
@@ -43,7 +43,7 @@ class Endpoint:
             base_url: what comes before /chat/completions; it mostly ends in /v1.
             api_key_env: environment variable that holds the key; where it is not set, none is sent.
             timeout_s: how long one answer may take.
-            retries: further attempts after a refusal for now (429, 5xx) or a broken connection, after 1, 2, 4, ... s.
+            retries: further attempts after a temporary refusal (429, 5xx) or a broken connection, after 1, 2, 4, ... s.
         Raises: UsageError: no such URL can be meant, or the key cannot be sent.
         """
         self.base_url = _checked_url(base_url, api_key_env)

@@ -56,7 +56,7 @@ class Judge:
             api_key_env: environment variable that holds the key; where it is not set, none is sent.
             concurrency: requests that are open together.
             timeout_s: how long one answer may take.
-            retries: further attempts after a refusal for now (429, 5xx) or a broken connection.
+            retries: further attempts after a temporary refusal (429, 5xx) or a broken connection.
             max_tokens: after which an answer is cut, thoughts included; a cut answer is not used.
             seed: sent with every request.
             cache: file that keeps every answer as it comes; only in memory where none is given.
